@@ -1,0 +1,68 @@
+// The two ways a model runs, without a word of LibTorch.
+//
+// The prefill runner (libpolykv_torch.so) reads a document layer by layer and hands each layer's keys and values on; the step
+// runner (step_runner.h, ours) takes a few rows at a time against pools and tails. Each checks the other.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "cli/runtime/weights/model_file.h"
+#include "format/status.h"
+
+namespace polykv::runtime {
+
+// What one layer computed for the whole document. Views that live during the callback.
+struct LayerKv {
+  std::uint32_t layer;
+  std::uint32_t num_tokens;
+  // float16 bits [num_kv_heads][num_tokens][head_dim]; keys after RoPE, in half-split order whatever the model file.
+  std::span<const std::uint16_t> keys;
+  std::span<const std::uint16_t> values;
+};
+
+enum class NumberType : std::uint8_t { kF32, kBF16 };
+
+struct PrefillOptions {
+  NumberType type = NumberType::kF32;
+  std::uint32_t num_threads = 1;
+  // Called after each layer's part of the work: share of all work done, 0 to 1. Returning false stops the run (kInterrupted).
+  std::function<bool(double)> on_progress;
+};
+
+// Layer-outer: one layer's weights are dequantized, all of the document runs through it, the layer is handed on and freed.
+class PrefillRunner {
+ public:
+  virtual ~PrefillRunner() = default;
+
+  // Positions 0 .. tokens.size() - 1. on_layer is called once a layer, in order; an error from it ends the run.
+  // Errors: kInterrupted, kNotFinite (a value that float16 cannot hold, layer named), kFailed (LibTorch's own).
+  virtual format::Status prefill(const ModelFile& model, std::span<const std::uint32_t> tokens,
+                                 const PrefillOptions& options,
+                                 const std::function<format::Status(const LayerKv&)>& on_layer) = 0;
+
+  // Logits [positions.size()][vocab_size] of the document at some positions (ascending), for checks and probes.
+  virtual format::Status logits(const ModelFile& model, std::span<const std::uint32_t> tokens,
+                                const PrefillOptions& options, std::span<const std::uint32_t> positions,
+                                std::span<float> out) = 0;
+
+  virtual std::string version() const = 0;  // "LibTorch 2.13.0"
+};
+
+// bf16 where the CPU has AVX512_BF16 or AMX_BF16, else f32.
+NumberType default_prefill_type();
+const char* number_type_name(NumberType type);  // "f32", "bf16"
+
+// Loads libpolykv_torch.so, found beside the program (lib/polykv, ../lib/polykv). LibTorch itself is found by the plug-in's
+// RUNPATH or POLYKV_TORCH_DIR. kNoTorch says how to get it.
+format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner();
+
+// The plug-in's one entry: bumped whenever this header's classes change.
+inline constexpr std::uint32_t kPrefillPluginVersion = 1;
+using CreatePrefillRunner = PrefillRunner* (*)(std::uint32_t version);  // null: another version
+inline constexpr const char* kPrefillPluginEntry = "polykv_create_prefill_runner";
+
+}  // namespace polykv::runtime

@@ -1,0 +1,52 @@
+// Quantizing a layer's keys and values into the pages of a run, and back. spec/codecs.md is the arithmetic.
+//
+// Bit-identical on every kernel table and thread count.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "format/shape.h"
+#include "format/status.h"
+
+namespace polykv::core {
+
+struct CodecPair {
+  format::CodecId key;
+  format::CodecId value;
+  bool operator==(const CodecPair&) const = default;
+};
+
+// "f16", "k8v3", "k5v4", ...: any pair kAvB with A and B in 1..8. nullopt: no such name.
+std::optional<CodecPair> parse_codec_name(std::string_view name);
+std::string codec_name(CodecPair codec);
+
+// The default of `build`: the best measured so far.
+inline constexpr CodecPair kDefaultCodec{5, 4};
+
+// One head's keys or values in this module are float16 bits, [num_positions][head_dim], contiguous, in position order.
+
+// The mean over the run's keys, rounded to float16: what quantize_run subtracts. out [head_dim].
+// Sums in double, in position order. num_positions may be 0: the mean is 0.
+void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std::span<std::uint16_t> out);
+
+// Fills `pages` (format::run_bytes long, every byte written, padding zero).
+//   mean [head_dim] float16 bits; empty, if the key codec removes none.
+// Errors: kNotFinite, if a value is not finite or a scale does not fit float16.
+format::Status quantize_run(CodecPair codec, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
+                            std::size_t head_dim, std::span<const std::uint16_t> mean, std::span<std::byte> pages);
+
+// The inverse, for export, tests and reference: keys and values as float, [num_positions][head_dim], mean added back,
+// rotation undone. `pages` as quantize_run made them. Values may be nonsense on hostile pages, never out of bounds.
+void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions, std::size_t head_dim,
+                    std::span<const std::uint16_t> mean, std::span<float> keys, std::span<float> values);
+
+// Checks that slots past `num_positions` and padding bytes are zero: kBadPadding, offset from the start of `pages`.
+format::Status check_run_padding(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions,
+                                 std::size_t head_dim);
+
+}  // namespace polykv::core

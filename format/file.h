@@ -1,0 +1,76 @@
+// Files: a read-only map of one that was opened and checked, and helpers for whole small files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "format/status.h"
+
+namespace polykv::format {
+
+// What identifies a file's content cheaply, from fstat of the kept descriptor.
+struct FileStamp {
+  std::uint64_t device = 0, inode = 0, size = 0;
+  std::int64_t mtime_ns = 0, ctime_ns = 0;
+  bool operator==(const FileStamp&) const = default;
+};
+
+enum class FileKind { kPool, kModel };  // which error codes apply: kNotAFile or kNotRegularFile
+
+// A whole file, mapped read-only and shared (Boost.Interprocess over a descriptor that we opened: O_CLOEXEC, O_NONBLOCK,
+// regular files only), left out of core dumps. The descriptor is kept.
+class MappedFile {
+ public:
+  struct Options {
+    FileKind kind = FileKind::kModel;
+    bool trust = false;  // skip the unsafe-file rule below
+    std::uint32_t trusted_owner = ~0u;  // besides me and root
+  };
+  // Errors: kNotFound, kIo, kNotAFile / kNotRegularFile; kUnsafeFile for a pool that is world-writable, or owned by neither
+  // me, root nor `trusted_owner`. An empty file maps to an empty span.
+  static Result<MappedFile> open(const std::filesystem::path& path, const Options& options);
+  MappedFile(MappedFile&&) noexcept;
+  MappedFile& operator=(MappedFile&&) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const;
+  const FileStamp& stamp() const;  // when mapped
+  std::uint32_t owner() const;
+  bool on_network() const;         // NFS, SMB, FUSE, 9p, Lustre, Ceph: mapped too, the caller says a line about it
+
+  // fstat now: success; kShrunk; kChanged (size or mtime differ). A rename or unlink of the path is neither.
+  Status check_unchanged() const;
+
+ private:
+  struct State;
+  explicit MappedFile(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+Result<std::vector<std::byte>> read_file(const std::filesystem::path& path);
+// Temporary file, fsync, rename: small files such as indexes and exports use it too. Mode 0600 unless given.
+class AtomicFile {
+ public:
+  static Result<AtomicFile> create(const std::filesystem::path& path, bool force, std::uint32_t mode);
+  AtomicFile(AtomicFile&&) noexcept;
+  AtomicFile& operator=(AtomicFile&&) noexcept;
+  ~AtomicFile();  // removes the temporary file if not published
+
+  int descriptor() const;
+  Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  Status reserve(std::uint64_t bytes);  // posix_fallocate: kNoSpace up front
+  Status sync_data();
+  Status publish();  // fsync, fchmod, rename, folder fsync; kNotDurable as in PoolWriter::finish
+
+ private:
+  struct State;
+  explicit AtomicFile(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace polykv::format
