@@ -22,17 +22,17 @@ struct FileStamp {
 
 enum class FileKind { kPool, kModel };  // which error codes apply: kNotAFile or kNotRegularFile
 
-// A whole file, mapped read-only and shared (Boost.Interprocess over a descriptor that we opened: O_CLOEXEC, O_NONBLOCK,
-// regular files only), left out of core dumps. The descriptor is kept.
+// A whole file, mapped read-only and shared (Boost.Interprocess over a descriptor that we opened: O_CLOEXEC,
+// O_NONBLOCK, regular files only), left out of core dumps. The descriptor is kept.
 class MappedFile {
  public:
   struct Options {
     FileKind kind = FileKind::kModel;
-    bool trust = false;  // skip the unsafe-file rule below
+    bool trust = false;                 // skip the unsafe-file rule below
     std::uint32_t trusted_owner = ~0u;  // besides me and root
   };
-  // Errors: kNotFound, kIo, kNotAFile / kNotRegularFile; kUnsafeFile for a pool that is world-writable, or owned by neither
-  // me, root nor `trusted_owner`. An empty file maps to an empty span.
+  // Errors: kNotFound, kIo, kNotAFile / kNotRegularFile; kUnsafeFile for a pool that is world-writable, or owned by
+  // neither me, root nor `trusted_owner`. An empty file maps to an empty span.
   static Result<MappedFile> open(const std::filesystem::path& path, const Options& options);
   MappedFile(MappedFile&&) noexcept;
   MappedFile& operator=(MappedFile&&) noexcept;
@@ -41,7 +41,7 @@ class MappedFile {
   std::span<const std::byte> bytes() const;
   const FileStamp& stamp() const;  // when mapped
   std::uint32_t owner() const;
-  bool on_network() const;         // NFS, SMB, FUSE, 9p, Lustre, Ceph: mapped too, the caller says a line about it
+  bool on_network() const;  // NFS, SMB, FUSE, 9p, Lustre, Ceph: mapped too, the caller says a line about it
 
   // fstat now: success; kShrunk; kChanged (size or mtime differ). A rename or unlink of the path is neither.
   Status check_unchanged() const;
@@ -52,10 +52,17 @@ class MappedFile {
   std::unique_ptr<State> state_;
 };
 
+// The whole of a small regular file. Errors: kNotFound, kIo, kNotRegularFile, kShrunk.
 Result<std::vector<std::byte>> read_file(const std::filesystem::path& path);
-// Temporary file, fsync, rename: small files such as indexes and exports use it too. Mode 0600 unless given.
+
+// Temporary file in the same folder, fsync, rename: what is at the path is the old file or the whole new one. Pools are
+// written through it; small files such as indexes and exports use it too.
 class AtomicFile {
  public:
+  // The temporary file is .NAME.tmp.PID.RAND, mode 0600, locked while its builder lives; those of killed builders of
+  // the same name are removed. A symbolic link at `path` is replaced, never written through. Errors: kExists, if
+  // something is there and not `force`; kNotRegularFile, if it is neither a file nor a link, or `path` names no file;
+  // kUnsafeFile: a world-writable folder without sticky bit; kNotFound, kIo, kNoSpace.
   static Result<AtomicFile> create(const std::filesystem::path& path, bool force, std::uint32_t mode);
   AtomicFile(AtomicFile&&) noexcept;
   AtomicFile& operator=(AtomicFile&&) noexcept;
@@ -63,9 +70,11 @@ class AtomicFile {
 
   int descriptor() const;
   Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);
-  Status reserve(std::uint64_t bytes);  // posix_fallocate: kNoSpace up front
+  Status reserve(std::uint64_t bytes);                               // posix_fallocate: kNoSpace up front
+  Status read_at(std::uint64_t offset, std::span<std::byte> bytes);  // kReadBack: the file ends before
   Status sync_data();
-  Status publish();  // fsync, fchmod, rename, folder fsync; kNotDurable as in PoolWriter::finish
+  void drop_cache();  // so that reading back reads the device; after sync_data
+  Status publish();   // fchmod, fsync, rename, folder fsync; kNotDurable as in PoolWriter::finish; kExists as in create
 
  private:
   struct State;

@@ -1,7 +1,8 @@
 // Who made the pool, from what, for which model: fields in clear, and fingerprints over groups of them.
 //
 // A field's name is GROUP.NAME; a group's fingerprint is SHA-256 over a domain string and its fields, sorted and
-// length-prefixed (spec/pool-format.md, "Identity"). So a mismatch can say which field differs, and a new field needs no code.
+// length-prefixed (spec/pool-format.md, "Identity"). So a mismatch can say which field differs, and a new field needs
+// no code.
 #pragma once
 
 #include <array>
@@ -18,8 +19,6 @@
 #include "format/status.h"
 
 namespace polykv::format {
-
-
 
 // Groups, in the order in which a difference is reported:
 //   model      name, architecture, weights (SHA-256 of the weights file or files, hex), shape and arithmetic in clear
@@ -44,8 +43,8 @@ class Identity {
   Digest tokenizer_fingerprint() const;  // tokenizer, template
   Digest codec_fingerprint() const;      // codec
 
-  // The first field, in group order, that differs between this and `other` in the groups that must match for a pool to be
-  // used (model, rope, adapters, tokenizer, template); nullopt if none.
+  // The first field, in group order, that differs between this and `other` in the groups that must match for a pool to
+  // be used (model, rope, adapters, tokenizer, template); nullopt if none.
   struct Difference {
     std::string name, mine, theirs;  // "(absent)" where one side lacks it
   };

@@ -18,7 +18,8 @@ struct PositionRange {
   bool operator==(const PositionRange&) const = default;
 };
 
-// Ascending, disjoint, not touching (maximal ranges). Stored once, as ranges or as a bitmap, whichever is smaller.
+// Not empty; ascending, disjoint, not touching (maximal ranges). Stored once, as ranges or as a bitmap, whichever is
+// smaller.
 struct PositionSet {
   std::vector<PositionRange> ranges;
   std::uint32_t num_positions() const;
@@ -33,16 +34,21 @@ struct Run {
   std::uint64_t pages_offset = 0;  // of its first page, from the start of the pages section; set by Layout::place
 };
 
+inline constexpr std::uint64_t kMaxRanges = std::uint64_t{1} << 26;
+
 struct Layout {
   std::vector<PositionSet> position_sets;
   std::vector<std::vector<Run>> runs;  // [layer * num_kv_heads + kv_head]; runs of a head share no position
 
-  // Sets every pages_offset (layer, kv_head, run order) and returns the length of the pages section. Checked arithmetic.
+  // Sets every pages_offset (layer, kv_head, run order) and returns the length of the pages section. Checked
+  // arithmetic. kBadLayout: not one list of runs for each (layer, kv_head), or a run names a position set that is not
+  // there.
   Result<std::uint64_t> place(const KvShape& shape);
 
   std::vector<std::byte> serialize(const KvShape& shape) const;
-  // Everything is checked: sets sound and used, codecs known (kUnknownCodec), positions inside [first_position + sinks,
-  // first_position + num_tokens), no position twice in a head, run lengths summing exactly to `pages_bytes` (kBadLayout).
+  // Offsets are set as by place(). Everything is checked: sets sound and used, codecs known (kUnknownCodec), positions
+  // inside [first_position + sinks, first_position + num_tokens), no position twice in a head, run lengths summing
+  // exactly to `pages_bytes` (kBadLayout); at most kMaxRanges ranges in all sets (kLimitExceeded).
   static Result<Layout> parse(std::span<const std::byte> bytes, const KvShape& shape, std::uint32_t first_position,
                               std::uint64_t pages_bytes);
 

@@ -19,9 +19,9 @@
 
 namespace polykv::format {
 
-// Opening checks superblock, trailer, section table and every metadata section (checksums, structure, fingerprints); pages,
-// sinks and means are checked chunk by chunk on first touch. Cheap on a cold file: independent of the pool's size but for the
-// layout and the chunk table.
+// Opening checks superblock, trailer, section table and every metadata section (checksums, structure, fingerprints);
+// pages, sinks and means are checked chunk by chunk on first touch. Cheap on a cold file: independent of the pool's
+// size but for the layout and the chunk table.
 //
 // `file` is the whole pool and must outlive the reader. Metadata is copied to private memory before it is parsed.
 // Safe to use from several threads once open.
@@ -52,11 +52,12 @@ class PoolReader {
   std::span<const std::byte> sinks() const;  // float16 [layer][kv_head][key, value][num_sinks][head_dim]
   std::span<const std::byte> means() const;  // float16 [layer][kv_head][head_dim]; empty if no run's codec removes it
 
-  // Checks the checksums of all chunks that `range` (a part of pages(), sinks() or means()) touches, each once per process.
+  // Checks the checksums of all chunks that `range` (a part of pages(), sinks() or means()) touches, each once per
+  // process.
   Status check(std::span<const std::byte> range) const;
 
-  // Everything `verify` does: every chunk, every padding byte; with `digests`, the SHA-256 tree too. Reports each chunk to
-  // `progress` (bytes done, bytes in all), which may be empty. First error wins.
+  // Everything `verify` does: every chunk, every padding byte; with `digests`, the SHA-256 tree too. Reports each chunk
+  // to `progress` (bytes done, bytes in all), which may be empty. First error wins.
   Status verify(bool digests, const std::function<void(std::uint64_t, std::uint64_t)>& progress) const;
 
  private:

@@ -4,10 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "format/identity.h"
 #include "format/layout.h"
@@ -21,8 +21,8 @@ struct PoolSpec {
   KvShape shape;
   Identity identity;
   Tokens tokens;
-  Layout layout;  // placed by the writer
-  bool has_means = false;
+  Layout layout;              // placed by the writer
+  bool has_means = false;     // true exactly if a key codec of the layout removes the mean
   std::uint64_t created = 0;  // SOURCE_DATE_EPOCH or 0
 };
 
@@ -31,12 +31,14 @@ struct WriterOptions {
   std::uint32_t mode = 0600;  // of the published file, whatever the umask
 };
 
-// Temporary file in the same folder, sections in order, fdatasync, read back, superblock last, fsync, rename, folder fsync.
-// Destroying an unfinished writer removes its temporary file. A temporary file left by a killed build has no magic and is
-// removed by the next create() in that folder.
+// Temporary file in the same folder, sections in order, fdatasync, read back, superblock last, fsync, rename, folder
+// fsync. Destroying an unfinished writer removes its temporary file. A killed build leaves one, locked by nobody,
+// without magic unless it was killed between its last write and the rename; the next create() of the same name removes
+// it.
 class PoolWriter {
  public:
-  // Errors: kExists before any work unless `force`; kIo, kNoSpace, kUnsafeFile (a world-writable folder without sticky bit).
+  // Errors: kExists before any work unless `force`; others of AtomicFile::create; those of the reader's parsers, for a
+  // spec that could not be read back; kUnusableText.
   static Result<PoolWriter> create(const std::filesystem::path& path, PoolSpec spec, const WriterOptions& options);
   PoolWriter(PoolWriter&&) noexcept;
   PoolWriter& operator=(PoolWriter&&) noexcept;
@@ -45,13 +47,16 @@ class PoolWriter {
   // The layout as placed.
   const Layout& layout() const;
 
-  // Layers may come in any order, each exactly once, from one thread. All of the layer's pages (its heads' runs, contiguous),
-  // sinks [kv_head][key, value][num_sinks][head_dim] float16, means [kv_head][head_dim] float16 (empty without has_means).
+  // Layers come in ascending order, each once, so that every byte is hashed on its way to the file. All of the layer's
+  // pages (its heads' runs, contiguous), sinks [kv_head][key, value][num_sinks][head_dim] float16, means
+  // [kv_head][head_dim] float16 (empty without has_means). Errors: kBadSectionSize, kFailed (a layer out of order),
+  // kIo, kNoSpace.
   Status write_layer(std::uint32_t layer, std::span<const std::byte> pages, std::span<const std::byte> sinks,
                      std::span<const std::byte> means);
 
-  // Publishes. `fidelity` is JSON text, may be empty. After an error nothing is left behind and the old file is untouched;
-  // kNotDurable: published, but the folder's fsync failed. kReadBack: what was read back is not what was written.
+  // Publishes; once. `fidelity` is JSON text, may be empty. After an error the old file is untouched, and nothing is
+  // left behind when the writer is destroyed. kNotDurable: published, but the folder's fsync failed. kReadBack: what
+  // was read back is not what was written. kExists: without `force`, a file appeared at the path meanwhile.
   Status finish(std::string_view fidelity);
 
  private:

@@ -1,0 +1,191 @@
+#include "format/file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/interprocess/exceptions.hpp>
+#include <boost/interprocess/mapped_region.hpp>
+#include <cerrno>
+#include <system_error>
+
+namespace polykv::format {
+namespace {
+
+namespace bip = boost::interprocess;
+
+// Not in linux/magic.h.
+constexpr std::uint32_t kLustreMagic = 0x0bd00bd0;
+constexpr std::uint32_t kNetworkFilesystems[] = {NFS_SUPER_MAGIC,        SMB_SUPER_MAGIC,        0xff534d42u /* CIFS */,
+                                                 0xfe534d42u /* SMB2 */, 0x65735546u /* FUSE */, V9FS_MAGIC,
+                                                 kLustreMagic,           CEPH_SUPER_MAGIC};
+
+Error system_error(const char* doing, int number) {
+  const bool absent = number == ENOENT || number == ENOTDIR;
+  return Error{absent ? ErrorCode::kNotFound : ErrorCode::kIo,
+               std::string(doing) + ": " + std::generic_category().message(number)};
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int number = -1) : number_(number) {}
+  Descriptor(Descriptor&& other) noexcept : number_(other.number_) { other.number_ = -1; }
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(number_, other.number_);
+    return *this;
+  }
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  int get() const { return number_; }
+
+ private:
+  int number_;
+};
+
+// What bip::mapped_region asks of a thing to map. Its own file_mapping takes only a path, so what was checked might not
+// be what is mapped, and it leaves the descriptor open across exec.
+class CheckedFile {
+ public:
+  explicit CheckedFile(int descriptor) : descriptor_(descriptor) {}
+  bip::mapping_handle_t get_mapping_handle() const {
+    bip::mapping_handle_t handle{};
+    handle.handle = descriptor_;
+    return handle;
+  }
+
+ private:
+  int descriptor_;
+};
+
+FileStamp stamp_of(const struct stat& status) {
+  const auto nanoseconds = [](const timespec& time) {
+    return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return {static_cast<std::uint64_t>(status.st_dev), static_cast<std::uint64_t>(status.st_ino),
+          static_cast<std::uint64_t>(status.st_size), nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+}
+
+struct OpenFile {
+  Descriptor descriptor;
+  struct stat status {};
+};
+
+// O_NONBLOCK: opening a FIFO must not wait for its writer. Symbolic links are followed: model hubs use them.
+Result<OpenFile> open_regular(const std::filesystem::path& path, FileKind kind) {
+  const ErrorCode not_regular = kind == FileKind::kPool ? ErrorCode::kNotAFile : ErrorCode::kNotRegularFile;
+  OpenFile file;
+  file.descriptor = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (file.descriptor.get() < 0) {
+    if (errno == ENXIO || errno == ENODEV) return Error{not_regular, "it is a socket or a device, expected a file"};
+    return system_error("cannot open", errno);
+  }
+  if (::fstat(file.descriptor.get(), &file.status) != 0) return system_error("cannot look at it", errno);
+  if (!S_ISREG(file.status.st_mode)) {
+    return Error{not_regular, S_ISDIR(file.status.st_mode) ? "it is a folder, expected a file"
+                                                           : "it is a FIFO or a device, expected a file"};
+  }
+  return file;
+}
+
+// Whoever may write the file may cut it short while it is mapped, and this process would die of SIGBUS.
+Status check_safe(const struct stat& status, std::uint32_t trusted_owner) {
+  if ((status.st_mode & S_IWOTH) != 0) {
+    return Error{ErrorCode::kUnsafeFile, "it is world-writable: chmod o-w it, or give --trust"};
+  }
+  if (status.st_uid != ::geteuid() && status.st_uid != 0 && status.st_uid != trusted_owner) {
+    return Error{ErrorCode::kUnsafeFile,
+                 "it is owned by user " + std::to_string(status.st_uid) + ": copy it, or give --trust"};
+  }
+  return {};
+}
+
+bool is_network(int descriptor) {
+  struct statfs status {};
+  if (::fstatfs(descriptor, &status) != 0) return false;
+  const auto type = static_cast<std::uint32_t>(status.f_type);
+  return std::find(std::begin(kNetworkFilesystems), std::end(kNetworkFilesystems), type) !=
+         std::end(kNetworkFilesystems);
+}
+
+}  // namespace
+
+struct MappedFile::State {
+  Descriptor descriptor;
+  bip::mapped_region region;
+  FileStamp stamp;
+  std::uint32_t owner = 0;
+  bool on_network = false;
+};
+
+MappedFile::MappedFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
+MappedFile::MappedFile(MappedFile&&) noexcept = default;
+MappedFile& MappedFile::operator=(MappedFile&&) noexcept = default;
+MappedFile::~MappedFile() = default;
+
+Result<MappedFile> MappedFile::open(const std::filesystem::path& path, const Options& options) {
+  POLYKV_TRY(OpenFile file, open_regular(path, options.kind));
+  if (options.kind == FileKind::kPool && !options.trust) {
+    POLYKV_CHECK_STATUS(check_safe(file.status, options.trusted_owner));
+  }
+  auto state = std::make_unique<State>();
+  state->descriptor = std::move(file.descriptor);
+  state->stamp = stamp_of(file.status);
+  state->owner = file.status.st_uid;
+  state->on_network = is_network(state->descriptor.get());
+  if (state->stamp.size > 0) {
+    try {
+      state->region = bip::mapped_region(CheckedFile(state->descriptor.get()), bip::read_only, 0, state->stamp.size);
+    } catch (const bip::interprocess_exception& error) {
+      return system_error("cannot map", error.get_native_error());
+    }
+    (void)::madvise(state->region.get_address(), state->region.get_size(), MADV_DONTDUMP);
+  }
+  MappedFile mapped(std::move(state));
+  POLYKV_CHECK_STATUS(mapped.check_unchanged());
+  return mapped;
+}
+
+std::span<const std::byte> MappedFile::bytes() const {
+  return {static_cast<const std::byte*>(state_->region.get_address()), state_->region.get_size()};
+}
+
+const FileStamp& MappedFile::stamp() const { return state_->stamp; }
+std::uint32_t MappedFile::owner() const { return state_->owner; }
+bool MappedFile::on_network() const { return state_->on_network; }
+
+Status MappedFile::check_unchanged() const {
+  struct stat status {};
+  if (::fstat(state_->descriptor.get(), &status) != 0) return system_error("cannot look at it", errno);
+  const FileStamp now = stamp_of(status);
+  if (now.size < state_->stamp.size) {
+    return Error{ErrorCode::kShrunk, now.size,
+                 "it shrank from " + std::to_string(state_->stamp.size) + " to " + std::to_string(now.size) +
+                     " bytes while in use"};
+  }
+  if (now.size != state_->stamp.size || now.mtime_ns != state_->stamp.mtime_ns) {
+    return Error{ErrorCode::kChanged, "it was changed while in use"};
+  }
+  return {};
+}
+
+Result<std::vector<std::byte>> read_file(const std::filesystem::path& path) {
+  POLYKV_TRY(const OpenFile file, open_regular(path, FileKind::kModel));
+  std::vector<std::byte> bytes(static_cast<std::size_t>(file.status.st_size));
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t read =
+        ::pread(file.descriptor.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (read < 0 && errno == EINTR) continue;
+    if (read < 0) return system_error("cannot read", errno);
+    if (read == 0) return Error{ErrorCode::kShrunk, done, "it shrank while it was read"};
+    done += static_cast<std::size_t>(read);
+  }
+  return bytes;
+}
+
+}  // namespace polykv::format

@@ -1,0 +1,153 @@
+// Makes small pools without a model: seeded random keys and values through the real quantizer and the real writer.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/codec.h"
+#include "core/float16.h"
+#include "format/page_layout.h"
+#include "format/writer.h"
+
+namespace polykv::tests {
+
+struct PoolRecipe {
+  format::KvShape shape{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 100};
+  core::CodecPair codec = core::kDefaultCodec;
+  std::uint64_t seed = 1;
+  std::uint64_t created = 0;
+  float scale = 1.0f;                   // of all keys and values
+  std::string open_text = " the end";   // after the last token
+  std::string fidelity;                 // JSON text; empty: not measured
+  std::string model_name = "random";
+  std::uint32_t mode = 0600;
+  bool force = false;
+};
+
+// The same numbers on every machine and C++ library.
+class TestRandom {
+ public:
+  explicit TestRandom(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next() {  // splitmix64
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  float uniform() { return static_cast<float>(next() >> 40) * 0x1p-24f; }
+  float gaussian() {  // near enough: twelve uniforms have variance 1
+    float sum = -6.0f;
+    for (int i = 0; i < 12; ++i) sum += uniform();
+    return sum;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+// One head's keys and values, float16 bits [num_tokens][head_dim]. Keys have a mean of their own, as real ones do.
+struct TestHead {
+  std::vector<std::uint16_t> keys, values;
+};
+inline TestHead make_head(const PoolRecipe& recipe, std::uint32_t layer, std::uint32_t kv_head) {
+  TestRandom random(recipe.seed * 1000003 + layer * 1009 + kv_head);
+  const std::size_t head_dim = recipe.shape.head_dim;
+  std::vector<float> mean(head_dim);
+  for (float& value : mean) value = 2 * random.gaussian();
+  TestHead head;
+  for (std::size_t i = 0; i < recipe.shape.num_tokens * head_dim; ++i) {
+    head.keys.push_back(core::float_to_float16(recipe.scale * (random.gaussian() + mean[i % head_dim])));
+    head.values.push_back(core::float_to_float16(recipe.scale * random.gaussian()));
+  }
+  return head;
+}
+
+inline format::Tokens make_tokens(const PoolRecipe& recipe) {
+  TestRandom random(recipe.seed);
+  format::Tokens tokens;
+  for (std::uint32_t i = 0; i < recipe.shape.num_tokens; ++i) {
+    tokens.ids.push_back(static_cast<std::uint32_t>(random.next() % 32000));
+    tokens.text_begin.push_back(static_cast<std::uint32_t>(tokens.text.size()));
+    tokens.text += " " + std::string(1 + random.next() % 6, static_cast<char>('a' + random.next() % 26));
+    tokens.text_end.push_back(static_cast<std::uint32_t>(tokens.text.size()));
+  }
+  tokens.text += recipe.open_text;
+  return tokens;
+}
+
+inline format::Identity make_identity(const PoolRecipe& recipe) {
+  format::Identity identity;
+  identity.set("model.name", recipe.model_name);
+  identity.set("model.architecture", "llama");
+  identity.set("model.weights_sha256", std::string(64, 'a'));
+  identity.set("rope.theta", "10000");
+  identity.set("rope.scaling", "none");
+  identity.set("adapters.list", "");
+  identity.set("tokenizer.kind", "byte-level BPE");
+  identity.set("tokenizer.sha256", std::string(64, 'b'));
+  identity.set("template.name", "none");
+  identity.set("template.sha256", std::string(64, 'c'));
+  identity.set("codec.name", core::codec_name(recipe.codec));
+  identity.set("prefill.type", "f32");
+  identity.set("document.count", "1");
+  identity.set("document.0.name", "random.txt");
+  identity.set("writer.program", "polykv tests");
+  return identity;
+}
+
+// A layer as PoolWriter::write_layer takes it.
+struct TestLayer {
+  std::vector<std::byte> pages, sinks, means;
+};
+inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint32_t layer) {
+  const std::size_t head_dim = recipe.shape.head_dim;
+  const std::size_t num_sinks = std::min(recipe.shape.num_tokens, format::kNumSinks);
+  const std::size_t num_positions = recipe.shape.num_tokens - num_sinks;
+  const bool has_mean = format::key_codec_removes_mean(recipe.codec.key);
+  const auto append = [](std::vector<std::byte>& out, std::span<const std::uint16_t> bits) {
+    for (const std::uint16_t value : bits) {
+      out.push_back(static_cast<std::byte>(value & 0xff));
+      out.push_back(static_cast<std::byte>(value >> 8));
+    }
+  };
+  TestLayer out;
+  for (std::uint32_t kv_head = 0; kv_head < recipe.shape.num_kv_heads; ++kv_head) {
+    const TestHead head = make_head(recipe, layer, kv_head);
+    const std::span<const std::uint16_t> keys(head.keys), values(head.values);
+    append(out.sinks, keys.first(num_sinks * head_dim));
+    append(out.sinks, values.first(num_sinks * head_dim));
+    std::vector<std::uint16_t> mean(has_mean ? head_dim : 0);
+    if (has_mean) core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
+    append(out.means, mean);
+    if (num_positions == 0) continue;
+    std::vector<std::byte> pages(format::run_bytes(recipe.codec.key, recipe.codec.value, head_dim, num_positions));
+    POLYKV_CHECK_STATUS(core::quantize_run(recipe.codec, keys.subspan(num_sinks * head_dim),
+                                           values.subspan(num_sinks * head_dim), head_dim, mean, pages));
+    out.pages.insert(out.pages.end(), pages.begin(), pages.end());
+  }
+  return out;
+}
+
+inline format::Status make_pool(const std::filesystem::path& path, const PoolRecipe& recipe) {
+  format::PoolSpec spec;
+  spec.shape = recipe.shape;
+  spec.identity = make_identity(recipe);
+  spec.tokens = make_tokens(recipe);
+  spec.layout = format::Layout::uniform(recipe.shape, 0, recipe.codec.key, recipe.codec.value);
+  spec.has_means = format::key_codec_removes_mean(recipe.codec.key) && recipe.shape.num_tokens > format::kNumSinks;
+  spec.created = recipe.created;
+  const format::WriterOptions options{.force = recipe.force, .mode = recipe.mode};
+  POLYKV_TRY(format::PoolWriter writer, format::PoolWriter::create(path, std::move(spec), options));
+  for (std::uint32_t layer = 0; layer < recipe.shape.num_layers; ++layer) {
+    POLYKV_TRY(const TestLayer made, make_layer(recipe, layer));
+    const bool has_means = recipe.shape.num_tokens > format::kNumSinks;
+    POLYKV_CHECK_STATUS(writer.write_layer(layer, made.pages, made.sinks,
+                                           has_means ? std::span<const std::byte>(made.means) : std::span<const std::byte>()));
+  }
+  return writer.finish(recipe.fidelity);
+}
+
+}  // namespace polykv::tests

@@ -1,0 +1,51 @@
+// The worked example of spec/pool-format.md, section 18, and its numbers. SHA-256 and XXH3 of them were checked from
+// the page with other tools than ours.
+#include <cstring>
+
+#include "format/bytes.h"
+#include "format/identity.h"
+#include "format/page_layout.h"
+#include "format/reader.h"
+#include "tests/support/catch.h"
+#include "tests/unit/format/sample_pool.h"
+
+using namespace polykv;
+using namespace polykv::tests;
+using format::SectionKind;
+
+TEST_CASE("the worked example of the specification") {
+  SamplePool sample;
+  format::PoolSpec& spec = sample.spec;
+  spec.shape = {1, 1, 8, 5};
+  spec.identity.set("model.name", "toy");
+  spec.identity.set("codec.name", "k5v4");
+  spec.tokens = {{7, 8, 9, 10, 11}, {0, 1, 2, 3, 4}, {1, 2, 3, 4, 5}, "ab cd!"};
+  spec.layout = format::Layout::uniform(spec.shape, 0, 5, 4);
+  spec.has_means = true;
+  sample.pages = {std::vector<std::byte>(format::run_bytes(5, 4, 8, 1))};
+  sample.sinks = {std::vector<std::byte>(2 * 4 * 8 * 2)};
+  sample.means = {std::vector<std::byte>(8 * 2)};
+  const std::vector<std::byte> pool = pool_bytes(sample);
+  const auto reader = format::PoolReader::open(pool);
+  REQUIRE(reader.has_value());
+  const format::Superblock& superblock = reader->superblock();
+  CHECK(to_hex(superblock.file_id) == "c987145881307178fbd6000df71f6296");
+  CHECK(to_hex(superblock.model_fingerprint) == "62cc7c1f7007f46f649ca31673f7f2126eb86debcc1f90a6cfa196c28d74a7b8");
+  CHECK(to_hex(superblock.tokenizer_fingerprint) == "28e8f99163ceea20869f47e1ce5b6b052ffbae3e1380395a02ee73e339487b3b");
+  CHECK(to_hex(superblock.document_fingerprint) == "490fa4f11ed12d406266e9c279cc746cd814f9bfa8787fe6d7ba1aca9185960b");
+  CHECK(to_hex(superblock.tokens_fingerprint) == "f3fea765a2f8654ac424ad001947dca5b900689f1904d75f06f6262ab8b1745a");
+  CHECK(to_hex(superblock.codec_fingerprint) == "cd7ea556c66801bc8089b1b823bffd494c8c57beac416d17c49c41056548454b");
+  CHECK(format::chunk_seed(superblock.file_id, 0) == 0x7966c68bf23269e2);
+  CHECK(format::chunk_seed(superblock.file_id, 1) == 0x45ed9ae634e02eb7);
+  CHECK(format::section_seed(superblock.file_id, SectionKind::kChunkTable) == 0xd051f44e5ff173fa);
+  CHECK(format::section_seed(superblock.file_id, SectionKind::kDigests) == 0x9856186d6118ea40);
+  const format::SectionEntry* table = format::find_section(reader->sections(), SectionKind::kChunkTable);
+  CHECK(format::load_le64(pool.data() + table->offset) == 0x69d428814124aabc);
+  CHECK(format::load_le64(pool.data() + table->offset + 8) == 0x3e0af0d93491a260);
+  // Another release of zstd may compress the text to another length, which moves what comes after the source.
+  const format::SectionEntry* source = format::find_section(reader->sections(), SectionKind::kSource);
+  CHECK(source->offset == 0x1080);
+  const auto text_checksum = format::load_le64(pool.data() + source->offset + 8);
+  CHECK(text_checksum == 0xe0439ffacdc24334);
+  CHECK(pool.size() == 13120);
+}
