@@ -1,13 +1,19 @@
 // A pool as numbers: what one (layer, kv_head) of a validated PoolReader means.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "core/codec.h"
-#include "format/reader.h"
+#include "format/layout.h"
+#include "format/shape.h"
 #include "format/status.h"
+
+namespace polykv::format {
+class PoolReader;
+}
 
 namespace polykv::core {
 
@@ -17,15 +23,34 @@ class KvPool {
   struct Run {
     CodecPair codec;
     std::span<const format::PositionRange> positions;  // ascending; same order as the slots of the pages
+    std::span<const std::uint32_t> first_slots;        // the slot of each range's first position
     std::uint32_t num_positions;
     std::span<const std::byte> pages;                   // format::run_bytes
+
+    // How many positions of the run are below `position`: a range of positions [a, b) is slots [slots_below(a), slots_below(b)).
+    std::uint32_t slots_below(std::uint32_t position) const;
+  };
+
+  // What a pool is made of, where it is not a file (yet): the probes of `build`, tests. The layout is placed; it and the bytes
+  // must outlive the view. Nothing is checked.
+  struct Parts {
+    format::KvShape shape;
+    std::uint32_t first_position = 0;
+    std::uint32_t num_sinks = 0;
+    const format::Layout* layout = nullptr;
+    std::span<const std::byte> pages, sinks, means;  // as in format/reader.h
   };
 
   explicit KvPool(const format::PoolReader& reader);
+  explicit KvPool(const Parts& parts);
+  KvPool(const KvPool&) = delete;  // runs point into the object
+  KvPool& operator=(const KvPool&) = delete;
+  KvPool(KvPool&&) = default;
+  KvPool& operator=(KvPool&&) = default;
 
-  const format::KvShape& shape() const { return reader_->shape(); }
-  std::uint32_t first_position() const;  // 0 for a base pool
-  std::uint32_t num_sinks() const;       // 0 for a pool with a parent
+  const format::KvShape& shape() const { return parts_.shape; }
+  std::uint32_t first_position() const { return parts_.first_position; }  // 0 for a base pool
+  std::uint32_t num_sinks() const { return parts_.num_sinks; }            // 0 for a pool with a parent
   std::span<const Run> runs(std::uint32_t layer, std::uint32_t kv_head) const;
   std::span<const std::byte> sink_keys(std::uint32_t layer, std::uint32_t kv_head) const;    // float16 [num_sinks][head_dim]
   std::span<const std::byte> sink_values(std::uint32_t layer, std::uint32_t kv_head) const;
@@ -35,9 +60,15 @@ class KvPool {
   format::Status check_layer(std::uint32_t layer) const;
 
  private:
-  const format::PoolReader* reader_;
-  std::vector<Run> runs_;               // [layer][kv_head] ranges in order
-  std::vector<std::uint32_t> first_run_;  // [num_layers * num_kv_heads + 1]
+  std::size_t head_index(std::uint32_t layer, std::uint32_t kv_head) const {
+    return std::size_t{layer} * parts_.shape.num_kv_heads + kv_head;
+  }
+
+  const format::PoolReader* reader_ = nullptr;  // null: nothing to check
+  Parts parts_;
+  std::vector<std::vector<std::uint32_t>> first_slots_;  // [position set][range]
+  std::vector<Run> runs_;                                // [layer][kv_head] ranges in order
+  std::vector<std::size_t> first_run_;                   // [num_layers * num_kv_heads + 1]
 };
 
 }  // namespace polykv::core

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -13,25 +15,40 @@ namespace polykv::core {
 // Grows by whole steps: append() for every layer with the same number of positions, then commit().
 class Tail {
  public:
+  static constexpr std::uint32_t kBlockTokens = 64;
+
   // Room for `capacity` positions is reserved lazily, 64 positions at a time: an agent pays for what it adds.
   Tail(std::uint32_t num_layers, std::uint32_t num_kv_heads, std::uint32_t head_dim, std::uint32_t capacity);
 
-  // keys, values [num_positions][num_kv_heads][head_dim] float, after RoPE; rounded to float16.
-  // num_tokens() grows at commit(), yet appended positions of a layer can be read at once.
+  // keys, values [num_positions][num_kv_heads][head_dim] float, after RoPE; rounded to float16. num_tokens() + num_positions
+  // is at most capacity(). num_tokens() grows at commit(), yet appended positions of a layer can be read at once. Appending
+  // again without a commit() overwrites. Pointers from key_block and value_block stay good until clear().
   void append(std::uint32_t layer, std::span<const float> keys, std::span<const float> values, std::uint32_t num_positions);
   void commit(std::uint32_t num_positions);
-  void clear();
+  void clear();  // gives the memory back
 
   std::uint32_t num_tokens() const { return num_tokens_; }
   std::uint32_t capacity() const { return capacity_; }
+  std::uint32_t num_blocks() const { return static_cast<std::uint32_t>(blocks_.size()); }  // of 64 positions, reserved
 
-  // Blocks of 64 positions: keys [head_dim / 1][...] in the layout the tail kernels use; see tail.cpp.
-  const std::uint16_t* key_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;
-  const std::uint16_t* value_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;
+  // float16 bits of 64 positions as four tiles, the bytes of an f16 page; unused positions are zero, or what an overwritten
+  // append left. `block` is below num_blocks().
+  const std::uint16_t* key_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;    // [4][head_dim][16]
+  const std::uint16_t* value_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;  // [64][padded_dim]
 
  private:
+  // Aligned to 64 bytes, so that no row of 16 positions crosses a cache line.
+  struct Free {
+    void operator()(std::uint16_t* values) const { ::operator delete[](values, std::align_val_t{64}); }
+  };
+  using Block = std::unique_ptr<std::uint16_t[], Free>;  // [layer][kv_head][keys, values]
+
+  Block new_block() const;
+  std::size_t head_offset(std::uint32_t layer, std::uint32_t kv_head) const;  // in a block
+
   std::uint32_t num_layers_, num_kv_heads_, head_dim_, capacity_, num_tokens_ = 0;
-  std::vector<std::vector<std::uint16_t>> blocks_;  // [block] -> [layer][kv_head][keys, values][64 positions]
+  std::size_t padded_dim_;
+  std::vector<Block> blocks_;
 };
 
 }  // namespace polykv::core

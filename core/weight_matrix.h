@@ -7,8 +7,10 @@
 
 namespace polykv::core {
 
-// ggml's block formats: 32 values a block. q8_0: f16 scale, 32 int8. q4_0: f16 scale, 16 bytes (value = scale * (nibble - 8)).
-// q4_1: f16 scale, f16 minimum, 16 bytes (value = scale * nibble + minimum). Low nibbles are values 0-15, high ones 16-31.
+// ggml's block formats, 32 values a block; low nibbles are values 0-15, high ones 16-31:
+//   q8_0  f16 scale, 32 int8               value = scale * code
+//   q4_0  f16 scale, 16 bytes              value = scale * (nibble - 8)
+//   q4_1  f16 scale, f16 minimum, 16 bytes value = scale * nibble + minimum
 enum class WeightType : std::uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
 
 struct WeightMatrix {

@@ -1,0 +1,209 @@
+#include "core/codec.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/float16.h"
+#include "core/page_tiles.h"
+#include "core/quantize_tile.h"
+#include "core/tile_codes.h"
+#include "format/bytes.h"
+#include "format/page_layout.h"
+
+namespace polykv::core {
+namespace {
+
+using format::CodecId;
+using format::kCodecF16;
+
+// Working memory of one tile; every array is [dim][16 positions] but `slots`, which is in the order of the page.
+struct TileBuffers {
+  alignas(64) std::array<float, format::kMaxHeadDim * kTileLanes> values;
+  alignas(64) std::array<std::uint8_t, format::kMaxHeadDim * kTileLanes> codes;
+  alignas(64) std::array<std::uint8_t, format::kMaxHeadDim * kTileLanes> slots;
+  std::array<std::uint16_t, format::kMaxHeadDim / 32 * kTileLanes> scales;
+};
+
+using Mean = std::array<float, format::kMaxHeadDim>;
+
+Mean mean_as_float(CodecId key_codec, std::span<const std::uint16_t> mean) {
+  Mean out{};
+  if (format::key_codec_removes_mean(key_codec))
+    std::transform(mean.begin(), mean.end(), out.begin(), float16_to_float);
+  return out;
+}
+
+format::Status check_finite(std::span<const std::uint16_t> values, std::size_t head_dim, const char* what) {
+  std::uint16_t largest = 0;  // a plain maximum vectorizes; the place is looked for only where there is one
+  for (const std::uint16_t value : values) largest = std::max(largest, static_cast<std::uint16_t>(value & 0x7fff));
+  if (largest < 0x7c00) return {};
+  const auto bad = std::find_if(values.begin(), values.end(), [](std::uint16_t v) { return (v & 0x7fff) >= 0x7c00; });
+  const std::size_t index = static_cast<std::size_t>(bad - values.begin());
+  return format::Error(format::ErrorCode::kNotFinite,
+                       std::string(what) + " of position " + std::to_string(index / head_dim) +
+                           " of the run: dimension " + std::to_string(index % head_dim) + " is not a finite float16");
+}
+
+// values [num_positions][head_dim] -> tile [head_dim][16], mean removed, unused positions zero.
+void load_tile(std::span<const std::uint16_t> values, std::size_t head_dim, const Mean* mean, float* tile) {
+  const std::size_t num_positions = values.size() / head_dim;
+  if (num_positions < kTileLanes) std::fill_n(tile, head_dim * kTileLanes, 0.0f);
+  Mean row;
+  for (std::size_t position = 0; position < num_positions; ++position) {
+    const std::uint16_t* source = values.data() + position * head_dim;
+    for (std::size_t d = 0; d < head_dim; ++d) row[d] = float16_to_float(source[d]);
+    if (mean != nullptr)
+      for (std::size_t d = 0; d < head_dim; ++d) row[d] -= (*mean)[d];
+    for (std::size_t d = 0; d < head_dim; ++d) tile[d * kTileLanes + position] = row[d];
+  }
+}
+
+// codes [head_dim][16] -> the order of a key or value tile; padded dimensions are zero.
+void order_codes(const TileKind& kind, const std::uint8_t* codes, std::uint8_t* slots) {
+  if (kind.is_key) {
+    for (std::size_t d = 0; d < kind.head_dim; d += 4)
+      for (std::size_t position = 0; position < kTileLanes; ++position)
+        for (std::size_t i = 0; i < 4; ++i)
+          slots[d * kTileLanes + position * 4 + i] = codes[(d + i) * kTileLanes + position];
+    return;
+  }
+  std::memset(slots, 0, kind.width * kTileLanes);
+  for (std::size_t position = 0; position < kTileLanes; position += 4)
+    for (std::size_t d = 0; d < kind.head_dim; ++d)
+      std::memcpy(slots + value_slot(position, d, kind.width), codes + d * kTileLanes + position, 4);
+}
+
+void unorder_codes(const TileKind& kind, const std::uint8_t* slots, std::uint8_t* codes) {
+  for (std::size_t d = 0; d < kind.head_dim; ++d)
+    for (std::size_t position = 0; position < kTileLanes; ++position)
+      codes[d * kTileLanes + position] =
+          slots[kind.is_key ? key_slot(position, d) : value_slot(position, d, kind.width)];
+}
+
+void store_float16_tile(const TileKind& kind, std::span<const std::uint16_t> values, std::byte* codes) {
+  std::memset(codes, 0, kind.tile_bytes);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    format::store_le16(codes + kind.float16_offset(i / kind.head_dim, i % kind.head_dim), values[i]);
+}
+
+// One tile of keys or values, 1 to 16 positions. False: a scale does not fit float16.
+bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, const Mean* mean,
+                   const TileBytes<std::byte>& out, TileBuffers& buffers) {
+  if (kind.codec == kCodecF16) {
+    store_float16_tile(kind, values, out.codes);
+    return true;
+  }
+  load_tile(values, kind.head_dim, mean, buffers.values.data());
+  if (kind.is_q8())
+    quantize_q8_tile(buffers.values.data(), kind.head_dim, buffers.codes.data(), buffers.scales.data());
+  else
+    quantize_rotated_tile(kind.codec, buffers.values.data(), kind.head_dim, buffers.codes.data(),
+                          buffers.scales.data());
+  bool finite = true;
+  for (std::size_t i = 0; i < kind.scale_rows * kTileLanes; ++i) {
+    finite &= (buffers.scales[i] & 0x7fff) < 0x7c00;
+    format::store_le16(out.scales + i * 2, buffers.scales[i]);
+  }
+  order_codes(kind, buffers.codes.data(), buffers.slots.data());
+  pack_codes(kind.codec, buffers.slots.data(), kind.width / 4, out.codes);
+  return finite;
+}
+
+// The inverse; out [num_positions][head_dim].
+void dequantize_tile(const TileKind& kind, const TileBytes<const std::byte>& in, const Mean* mean, TileBuffers& buffers,
+                     std::span<float> out) {
+  const std::size_t head_dim = kind.head_dim, num_positions = out.size() / head_dim;
+  if (kind.codec == kCodecF16) {
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = float16_to_float(format::load_le16(in.codes + kind.float16_offset(i / head_dim, i % head_dim)));
+    return;
+  }
+  for (std::size_t i = 0; i < kind.scale_rows * kTileLanes; ++i)
+    buffers.scales[i] = format::load_le16(in.scales + i * 2);
+  unpack_codes(kind.codec, in.codes, kind.width / 4, buffers.slots.data());
+  unorder_codes(kind, buffers.slots.data(), buffers.codes.data());
+  if (kind.is_q8())
+    dequantize_q8_tile(buffers.codes.data(), buffers.scales.data(), head_dim, buffers.values.data());
+  else
+    dequantize_rotated_tile(kind.codec, buffers.codes.data(), buffers.scales.data(), head_dim, buffers.values.data());
+  for (std::size_t position = 0; position < num_positions; ++position)
+    for (std::size_t d = 0; d < head_dim; ++d)
+      out[position * head_dim + d] = buffers.values[d * kTileLanes + position] + (mean != nullptr ? (*mean)[d] : 0.0f);
+}
+
+format::Error scale_error(const char* what, std::size_t first_position) {
+  return format::Error(format::ErrorCode::kNotFinite, std::string(what) + " of the tile at position " +
+                                                          std::to_string(first_position) +
+                                                          " of the run: a scale is too large for float16");
+}
+
+}  // namespace
+
+std::optional<CodecPair> parse_codec_name(std::string_view name) {
+  if (name == "f16") return CodecPair{kCodecF16, kCodecF16};
+  const auto is_bits = [](char c) { return c >= '1' && c <= '8'; };
+  if (name.size() != 4 || name[0] != 'k' || !is_bits(name[1]) || name[2] != 'v' || !is_bits(name[3]))
+    return std::nullopt;
+  return CodecPair{static_cast<CodecId>(name[1] - '0'), static_cast<CodecId>(name[3] - '0')};
+}
+
+std::string codec_name(CodecPair codec) {
+  if (codec == CodecPair{kCodecF16, kCodecF16}) return "f16";
+  std::string name = "k";
+  name += std::to_string(codec.key);
+  name += "v";
+  name += std::to_string(codec.value);
+  return name;
+}
+
+void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std::span<std::uint16_t> out) {
+  std::array<double, format::kMaxHeadDim> sums{};
+  const std::size_t num_positions = keys.size() / head_dim;
+  for (std::size_t position = 0; position < num_positions; ++position)
+    for (std::size_t d = 0; d < head_dim; ++d) sums[d] += double{float16_to_float(keys[position * head_dim + d])};
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    const double mean = num_positions == 0 ? 0.0 : sums[d] / static_cast<double>(num_positions);
+    out[d] = float_to_float16(static_cast<float>(mean));
+  }
+}
+
+format::Status quantize_run(CodecPair codec, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
+                            std::size_t head_dim, std::span<const std::uint16_t> mean, std::span<std::byte> pages) {
+  POLYKV_CHECK_STATUS(check_finite(keys, head_dim, "key"));
+  POLYKV_CHECK_STATUS(check_finite(values, head_dim, "value"));
+  POLYKV_CHECK_STATUS(check_finite(mean, head_dim, "mean"));
+  const Mean key_mean = mean_as_float(codec.key, mean);
+  const TileKind key_kind = TileKind::keys(codec.key, head_dim), value_kind = TileKind::values(codec.value, head_dim);
+  const std::size_t num_positions = keys.size() / head_dim;
+  TileBuffers buffers;
+  for (PageWalk walk(codec, pages, num_positions, head_dim); !walk.done(); walk.next()) {
+    for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
+      const std::size_t first = walk.first_position() + tile * kTileLanes;
+      const std::size_t begin = first * head_dim, size = walk.tile_positions(tile) * head_dim;
+      if (!quantize_tile(key_kind, keys.subspan(begin, size), &key_mean, walk.keys(tile), buffers))
+        return scale_error("keys", first);
+      if (!quantize_tile(value_kind, values.subspan(begin, size), nullptr, walk.values(tile), buffers))
+        return scale_error("values", first);
+    }
+    std::fill(walk.padding().begin(), walk.padding().end(), std::byte{0});
+  }
+  return {};
+}
+
+void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions, std::size_t head_dim,
+                    std::span<const std::uint16_t> mean, std::span<float> keys, std::span<float> values) {
+  const Mean key_mean = mean_as_float(codec.key, mean);
+  const TileKind key_kind = TileKind::keys(codec.key, head_dim), value_kind = TileKind::values(codec.value, head_dim);
+  TileBuffers buffers;
+  for (PageWalk walk(codec, pages, num_positions, head_dim); !walk.done(); walk.next()) {
+    for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
+      const std::size_t begin = (walk.first_position() + tile * kTileLanes) * head_dim;
+      const std::size_t size = walk.tile_positions(tile) * head_dim;
+      dequantize_tile(key_kind, walk.keys(tile), &key_mean, buffers, keys.subspan(begin, size));
+      dequantize_tile(value_kind, walk.values(tile), nullptr, buffers, values.subspan(begin, size));
+    }
+  }
+}
+
+}  // namespace polykv::core

@@ -1,0 +1,116 @@
+// The kernels of attention: what the tiles of one page do to the query vectors of one kv_head.
+//
+// Every table gives the same bits: sums of integers are exact, and floats are multiplied, added and fused (FMA, one rounding)
+// in the order written here; core/kernels/attention_scalar.cpp says it in C++. So a vector's result depends on nothing but the
+// vector and the tiles. Codes and scales are untrusted: the results may be nonsense, or not a number; nothing is read out of
+// bounds and no float that an integer cannot hold is converted to one.
+//
+// Tiles hold 16 positions, in the byte order of spec/codecs.md. Pointers need no alignment; outputs do not overlap inputs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/codebook.h"
+
+namespace polykv::core {
+
+// Scores and weights of a partial: [num_vectors][kPartialSlots], slot 0 being the first of the partial.
+inline constexpr std::size_t kPartialSlots = 512;
+
+// Vectors that a kernel takes at most: 96 KiB of scores, which stay in the second-level cache.
+inline constexpr std::size_t kMaxVectors = 48;
+
+// Query vectors as 15-bit integers: value = scale * code, code = 128 * high + low, |code| <= 16256.
+struct CodeQueries {
+  const std::int16_t* codes;       // [num_vectors][head_dim]
+  const std::int8_t* high;         // [num_vectors][head_dim], -127 to 127
+  const std::int8_t* low;          // [num_vectors][head_dim], 0 to 127
+  const std::int32_t* block_sums;  // [num_vectors][num_blocks]: sums of codes over a scale's dims
+  const float* scales;             // [num_vectors]
+  const float* offsets;            // [num_vectors]: added to every score (query times the mean of the keys)
+  std::size_t num_vectors;         // 1 to kMaxVectors
+};
+
+// Consecutive tiles of one page. head_dim is a multiple of 8, at most 512.
+struct KeyTiles {
+  const std::byte* scales;  // float16 [num_tiles][num_blocks][16]
+  const std::byte* codes;   // [num_tiles][head_dim * 2 * bits bytes]; float16 [num_tiles][head_dim][16] for score_float16
+  std::size_t num_tiles;    // 1 to 4
+  std::size_t head_dim;
+  unsigned bits;            // 1 to 7, or 8: k8; not used by score_float16
+  const std::byte* next;    // bytes that will be wanted soon, as many as `codes` has: prefetched, never read
+};
+
+struct ValueTiles {
+  const std::byte* scales;  // float16 [num_tiles][16]
+  const std::byte* codes;   // [num_tiles][padded_dim * 2 * bits bytes]; float16 [num_tiles][16][padded_dim] for add_float16
+  std::size_t num_tiles;    // 1 to 4
+  std::size_t padded_dim;   // a multiple of 16, at most 512
+  unsigned bits;            // 1 to 8; not used by add_float16
+  const std::byte* next;    // as above
+};
+
+struct SoftmaxSum {
+  float max;  // -infinity, if no score is a number
+  float sum;  // of exp(score - max)
+};
+
+struct AttentionKernels {
+  // scores[v][t] = (sum over b of total(v, t, b) * scale[t][b]) * (query scale[v] * step) + offset[v], for every t of the
+  // tiles; total(v, t, b) = the exact sum over the dims of block b of query code * key integer. Blocks are added in order.
+  //   bits 1 to 7  one block of all dims; key integers and step from codebook(bits)
+  //   bits 8 (k8)  blocks of 32 dims, the last may be shorter; key integers are int8, step is 1
+  // A sum that did not fit int32 would need |key integer| > 128: 16256 * 128 * 512 < 2^31.
+  void (*score_codes)(const KeyTiles& tiles, const CodeQueries& queries, float* scores);
+
+  // scores[v][t] = sum over d of key[d][t] * queries[v][d], fused, in the order of d.  queries [num_vectors][head_dim]
+  void (*score_float16)(const KeyTiles& tiles, const float* queries, std::size_t num_vectors, float* scores);
+
+  // One vector. scores[num_slots], num_slots a multiple of 16; begin < end <= num_slots. Slots in [begin, end) become
+  // exp(score - max), all others zero, exactly. exp is exp_nonpositive. A score that is not a number weighs nothing.
+  // sum: lane i adds slots i, i + 16, ... in order; then lanes i and i + 8, i and i + 4, i and i + 2, 0 and 1.
+  SoftmaxSum (*softmax)(float* scores, std::size_t begin, std::size_t end, std::size_t num_slots);
+
+  // out[v][d] = fused (total(v, d), factor(v, tile), out[v][d]), tile by tile; out [num_vectors][padded_dim].
+  // x[t] = weights[v][t] * scale[t]; top = the largest x of the tile that is a number; inverse = 255 / top;
+  // u8[t] = x[t] * inverse rounded to nearest even, within 0 to 255; factor = top / 255 * step, the division as a product;
+  // total = the exact sum over the tile of u8[t] * value integer. A tile whose top is not in (1e-30, largest float] is
+  // skipped.
+  void (*add_codes)(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out);
+
+  // out[v][d] = fused sum over t of weights[v][t] * value[t][d], onto out, in the order of t.
+  void (*add_float16)(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out);
+
+  // out[i] = fused (partial[i], partial_factor, out[i] * out_factor), i < num_values, a multiple of 16.
+  void (*merge)(float* out, float out_factor, const float* partial, float partial_factor, std::size_t num_values);
+
+  // Sum of query[d] * vector[d], vector float16: lane i adds d = i, i + 16, ... fused; lanes as in softmax.
+  float (*dot_float16)(const float* query, const std::byte* vector, std::size_t head_dim);
+};
+
+// exp(x) for x <= 0, and exactly 1 for 0. Below -80, and for NaN, 0: exp(-80) is 1.8e-35, and a product of a weight and a
+// float16 never becomes so small that it rounds to zero. Relative error below 2e-7.
+//   n = x * log2(e) rounded to nearest even; f = x - n * ln 2, in two fused steps; 2^n * polynomial(f)
+float exp_nonpositive(float x);
+
+namespace exponential {
+inline constexpr float kLowest = -80.0f;
+inline constexpr float kLog2E = 0x1.715476p+0f;
+inline constexpr float kRound = 0x1.8p+23f;  // adding it rounds to an integer, which is then in the low bits
+inline constexpr float kLn2High = 0x1.62e43p-1f;
+inline constexpr float kLn2Low = -0x1.05c61p-29f;
+// exp(f) = 1 + f + f^2 * (c2 + c3 f + ... + c6 f^4), |f| <= ln(2) / 2: minimax, relative error 3.1e-9 before rounding.
+inline constexpr float kC6 = 0x1.6a2434p-10f;
+inline constexpr float kC5 = 0x1.1239e2p-7f;
+inline constexpr float kC4 = 0x1.5558f2p-5f;
+inline constexpr float kC3 = 0x1.555492p-3f;
+inline constexpr float kC2 = 0x1.fffffcp-2f;
+}  // namespace exponential
+
+// Weights of a tile whose largest is below this, or not finite, are dropped: 255 / top would not be a float.
+inline constexpr float kLeastTop = 1e-30f;
+inline constexpr float kLargestFloat = 0x1.fffffep+127f;
+inline constexpr float kOver255 = 0x1.010102p-8f;  // 1 / 255
+
+}  // namespace polykv::core

@@ -1,0 +1,489 @@
+// AVX-512 F BW DQ VL, VNNI and VBMI.
+//
+// Codes become the codebook's integers by byte permutes (vpermb reads the low six bits of an index: a small codebook repeated
+// over the register needs no masking), then vpdpbusd multiplies unsigned by signed bytes, four at a time, without saturation.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstring>
+#include <limits>
+
+#include "core/kernels/attention.h"
+#include "core/kernels/target.h"
+
+#if defined(__GNUC__) && !defined(__clang__)  // gcc 12's own intrinsics start from undefined registers (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+POLYKV_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+namespace polykv::core {
+namespace {
+
+constexpr std::size_t kTile = 16;
+constexpr std::size_t kMaxTiles = 4;
+constexpr std::size_t kGroup = 64;  // codes
+
+__m512 load_float16(const std::byte* bytes) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
+}
+
+// Four bytes in every 32-bit lane. As a float, which compilers broadcast from memory: an integer would take a detour through a
+// general register, and halve the speed of score_codes (gcc 12, Zen 4).
+__m512i broadcast_4(const void* bytes) {
+  float value;
+  std::memcpy(&value, bytes, sizeof value);
+  return _mm512_castps_si512(_mm512_set1_ps(value));
+}
+
+std::uint64_t load_mask(const std::byte* bytes) {
+  std::uint64_t mask;
+  std::memcpy(&mask, bytes, sizeof mask);
+  return mask;
+}
+
+// Adds lanes 8 apart, then 4, 2 and 1.
+float sum_lanes(__m512 x) {
+  const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+// ---- codes to integers
+
+// A codebook over a register: `low` serves codes whose highest plane bit is 0, `high` the others (odd widths only).
+struct Book {
+  __m512i low, high;
+};
+
+alignas(64) constexpr std::uint8_t kBytes0To63[64] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+
+template <unsigned kBits>
+Book load_book(const std::int8_t* values, __m512i flip) {
+  constexpr int kEntries = 1 << (kBits & 6u);  // what the wide planes index: all but the last bit of an odd width
+  const __m512i index = _mm512_and_si512(_mm512_load_si512(kBytes0To63), _mm512_set1_epi8(kEntries - 1));
+  const __m512i low = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(values));
+  const __m512i high = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(values + kEntries));
+  return {_mm512_xor_si512(low, flip), _mm512_xor_si512(high, flip)};
+}
+
+// A tile of num_groups groups -> out [num_groups][64], 64-byte aligned. Prefetches as many bytes at `next`.
+template <unsigned kBits>
+void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, const std::byte* next, std::int8_t* out) {
+  const __m512i shift_4 = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
+  const __m512i shift_2 = _mm512_set_epi64(6, 6, 4, 4, 2, 2, 0, 0);
+  const __m512i turn_2 = _mm512_set_epi64(2, 2, 0, 0, 62, 62, 60, 60);  // right: bits 2k and up to bits 4 and 5
+  const std::byte* plane_4 = tile;
+  const std::byte* plane_2 = tile + (kBits & 4u ? num_groups * 32 : 0);
+  const std::byte* plane_1 = plane_2 + (kBits & 2u ? num_groups * 16 : 0);
+  for (std::size_t line = 0; line < num_groups * kBits * 8; line += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+  for (std::size_t group = 0; group < num_groups; ++group) {
+    __m512i index = _mm512_setzero_si512();
+    if constexpr ((kBits & 4u) != 0) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane_4 + group * 32));
+      index = _mm512_srlv_epi64(_mm512_broadcast_i64x4(x), shift_4);
+    }
+    if constexpr ((kBits & 2u) != 0) {
+      const __m512i x =
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(plane_2 + group * 16)));
+      if constexpr ((kBits & 4u) != 0)  // mask ? index : turned plane
+        index = _mm512_ternarylogic_epi64(index, _mm512_rorv_epi64(x, turn_2), _mm512_set1_epi8(15), 0xe4);
+      else
+        index = _mm512_srlv_epi64(x, shift_2);
+    }
+    __m512i values = kBits == 1 ? book.low : _mm512_permutexvar_epi8(index, book.low);
+    if constexpr ((kBits & 1u) != 0) {
+      const __mmask64 mask = load_mask(plane_1 + group * 8);
+      values = kBits == 1 ? _mm512_mask_mov_epi8(values, mask, book.high)
+                          : _mm512_mask_permutexvar_epi8(values, mask, index, book.high);
+    }
+    _mm512_store_si512(out + group * kGroup, values);
+  }
+}
+
+void copy_tile(const std::byte* tile, std::size_t num_groups, __m512i flip, const std::byte* next, std::int8_t* out) {
+  for (std::size_t group = 0; group < num_groups; ++group) {
+    _mm_prefetch(reinterpret_cast<const char*>(next + group * kGroup), _MM_HINT_T0);
+    _mm512_store_si512(out + group * kGroup, _mm512_xor_si512(_mm512_loadu_si512(tile + group * kGroup), flip));
+  }
+}
+
+template <unsigned kBits>
+void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
+                  const std::byte* next, std::int8_t* out) {
+  const Book book = load_book<kBits>(codebook(kBits).values, flip);
+  for (std::size_t tile = 0; tile < num_tiles; ++tile) {
+    const std::size_t offset = tile * num_groups * kBits * 8;
+    expand_tile<kBits>(codes + offset, num_groups, book, next + offset, out + tile * num_groups * kGroup);
+  }
+}
+
+// All tiles, each byte xored with `flip`: out [num_tiles][num_groups][64].
+void expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
+            const std::byte* next, std::int8_t* out) {
+  switch (bits) {
+    case 1: return expand_tiles<1>(codes, num_tiles, num_groups, flip, next, out);
+    case 2: return expand_tiles<2>(codes, num_tiles, num_groups, flip, next, out);
+    case 3: return expand_tiles<3>(codes, num_tiles, num_groups, flip, next, out);
+    case 4: return expand_tiles<4>(codes, num_tiles, num_groups, flip, next, out);
+    case 5: return expand_tiles<5>(codes, num_tiles, num_groups, flip, next, out);
+    case 6: return expand_tiles<6>(codes, num_tiles, num_groups, flip, next, out);
+    case 7: return expand_tiles<7>(codes, num_tiles, num_groups, flip, next, out);
+    default: return copy_tile(codes, num_tiles * num_groups, flip, next, out);
+  }
+}
+
+// ---- scores
+
+// The exact sums over groups [group, end) of kTiles tiles, tile_bytes apart. Keys carry a bias of 128, to be unsigned, which is
+// left in the sums: 128 * the sum of the query codes.
+template <std::size_t kVectors, std::size_t kTiles>
+void add_groups(const std::int8_t* keys, std::size_t tile_bytes, std::size_t group, std::size_t end,
+                const std::int8_t* high_codes, const std::int8_t* low_codes, std::size_t head_dim,
+                __m512i (&total)[kVectors][kTiles]) {
+  __m512i high[kVectors][kTiles], low[kVectors][kTiles];
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t t = 0; t < kTiles; ++t) high[v][t] = low[v][t] = _mm512_setzero_si512();
+  for (; group < end; ++group) {
+    __m512i key[kTiles];
+    for (std::size_t t = 0; t < kTiles; ++t) key[t] = _mm512_load_si512(keys + t * tile_bytes + group * kGroup);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const __m512i query_high = broadcast_4(high_codes + v * head_dim + group * 4);
+      const __m512i query_low = broadcast_4(low_codes + v * head_dim + group * 4);
+      for (std::size_t t = 0; t < kTiles; ++t) {
+        high[v][t] = _mm512_dpbusd_epi32(high[v][t], key[t], query_high);
+        low[v][t] = _mm512_dpbusd_epi32(low[v][t], key[t], query_low);
+      }
+    }
+  }
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t t = 0; t < kTiles; ++t)
+      total[v][t] = _mm512_add_epi32(_mm512_slli_epi32(high[v][t], 7), low[v][t]);
+}
+
+// kVectors vectors against kTiles tiles. Sums of blocks wait in `scores`: in registers they would crowd out the loop above.
+template <std::size_t kVectors, std::size_t kTiles>
+void score_block(const std::int8_t* keys, const KeyTiles& tiles, std::size_t first_tile, const CodeQueries& queries,
+                 std::size_t first, float step, float* scores) {
+  const std::size_t num_groups = tiles.head_dim / 4, block_groups = tiles.bits == 8 ? 8 : num_groups;
+  const std::size_t num_blocks = (num_groups + block_groups - 1) / block_groups;
+  scores += first * kPartialSlots + first_tile * kTile;
+  for (std::size_t block = 0; block < num_blocks; ++block) {
+    const std::size_t begin = block * block_groups;
+    const std::size_t end = begin + block_groups < num_groups ? begin + block_groups : num_groups;
+    __m512i total[kVectors][kTiles];
+    add_groups<kVectors, kTiles>(keys + first_tile * num_groups * kGroup, num_groups * kGroup, begin, end,
+                                 queries.high + first * tiles.head_dim, queries.low + first * tiles.head_dim,
+                                 tiles.head_dim, total);
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      const __m512 key_scale = load_float16(tiles.scales + ((first_tile + t) * num_blocks + block) * kTile * 2);
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        float* to = scores + v * kPartialSlots + t * kTile;
+        const __m512i bias = _mm512_set1_epi32(128 * queries.block_sums[(first + v) * num_blocks + block]);
+        __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(total[v][t], bias)), key_scale);
+        if (block > 0) sum = _mm512_add_ps(_mm512_loadu_ps(to), sum);
+        if (block + 1 == num_blocks)
+          sum = _mm512_add_ps(_mm512_mul_ps(sum, _mm512_set1_ps(queries.scales[first + v] * step)),
+                              _mm512_set1_ps(queries.offsets[first + v]));
+        _mm512_storeu_ps(to, sum);
+      }
+    }
+  }
+}
+
+template <std::size_t kVectors, std::size_t kTiles>
+void score_vectors(const std::int8_t* keys, const KeyTiles& tiles, const CodeQueries& queries, std::size_t first,
+                   float step, float* scores) {
+  std::size_t tile = 0;
+  for (; tile + kTiles <= tiles.num_tiles; tile += kTiles)
+    score_block<kVectors, kTiles>(keys, tiles, tile, queries, first, step, scores);
+  for (; tile < tiles.num_tiles; ++tile) score_block<kVectors, 1>(keys, tiles, tile, queries, first, step, scores);
+}
+
+void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
+  alignas(64) std::int8_t keys[kMaxTiles * kTile * 512];
+  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, _mm512_set1_epi8(-128), tiles.next, keys);
+  const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
+  std::size_t v = 0;
+  for (; v + 6 <= queries.num_vectors; v += 6) score_vectors<6, 2>(keys, tiles, queries, v, step, scores);
+  switch (queries.num_vectors - v) {
+    case 5: return score_vectors<5, 2>(keys, tiles, queries, v, step, scores);
+    case 4: return score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
+    case 3: return score_vectors<3, 2>(keys, tiles, queries, v, step, scores);
+    case 2: return score_vectors<2, 2>(keys, tiles, queries, v, step, scores);
+    case 1: return score_vectors<1, 2>(keys, tiles, queries, v, step, scores);
+    default: return;
+  }
+}
+
+template <std::size_t kVectors, std::size_t kTiles>
+void score_block_float16(const KeyTiles& tiles, std::size_t first_tile, const float* queries, float* scores) {
+  const std::size_t head_dim = tiles.head_dim;
+  const std::byte* keys = tiles.codes + first_tile * head_dim * kTile * 2;
+  const std::byte* next = tiles.next + first_tile * head_dim * kTile * 2;
+  __m512 sum[kVectors][kTiles];
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t t = 0; t < kTiles; ++t) sum[v][t] = _mm512_setzero_ps();
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    __m512 key[kTiles];
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      key[t] = load_float16(keys + (t * head_dim + d) * kTile * 2);
+      if (d % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(next + (t * head_dim + d) * kTile * 2), _MM_HINT_T0);
+    }
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const __m512 query = _mm512_set1_ps(queries[v * head_dim + d]);
+      for (std::size_t t = 0; t < kTiles; ++t) sum[v][t] = _mm512_fmadd_ps(key[t], query, sum[v][t]);
+    }
+  }
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t t = 0; t < kTiles; ++t)
+      _mm512_storeu_ps(scores + v * kPartialSlots + (first_tile + t) * kTile, sum[v][t]);
+}
+
+template <std::size_t kVectors, std::size_t kTiles>
+void score_vectors_float16(const KeyTiles& tiles, const float* queries, float* scores) {
+  std::size_t tile = 0;
+  for (; tile + kTiles <= tiles.num_tiles; tile += kTiles)
+    score_block_float16<kVectors, kTiles>(tiles, tile, queries, scores);
+  for (; tile < tiles.num_tiles; ++tile) score_block_float16<kVectors, 1>(tiles, tile, queries, scores);
+}
+
+void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_vectors, float* scores) {
+  for (; num_vectors >= 6; num_vectors -= 6, queries += 6 * tiles.head_dim, scores += 6 * kPartialSlots)
+    score_vectors_float16<6, 2>(tiles, queries, scores);
+  switch (num_vectors) {
+    case 5: return score_vectors_float16<5, 2>(tiles, queries, scores);
+    case 4: return score_vectors_float16<4, 2>(tiles, queries, scores);
+    case 3: return score_vectors_float16<3, 4>(tiles, queries, scores);
+    case 2: return score_vectors_float16<2, 4>(tiles, queries, scores);
+    case 1: return score_vectors_float16<1, 4>(tiles, queries, scores);
+    default: return;
+  }
+}
+
+// ---- weights
+
+__m512 exp_nonpositive_16(__m512 x) {
+  using namespace exponential;
+  const __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kLowest), _CMP_GE_OQ);
+  const __m512 rounded = _mm512_fmadd_ps(x, _mm512_set1_ps(kLog2E), _mm512_set1_ps(kRound));
+  const __m512 n = _mm512_sub_ps(rounded, _mm512_set1_ps(kRound));
+  const __m512 f =
+      _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2Low), _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2High), x));
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(kC6), _mm512_set1_ps(kC5));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC4));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC3));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC2));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(rounded), 23);
+  return _mm512_maskz_mov_ps(in_range, _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power)));
+}
+
+// Lanes of [begin, end) in the 16 slots from `slot`.
+__mmask16 visible_lanes(std::size_t slot, std::size_t begin, std::size_t end) {
+  const std::uint32_t from = begin > slot ? 0xffffu << (begin - slot) : 0xffffu;
+  const std::uint32_t to = end < slot + kTile ? 0xffffu >> (slot + kTile - end) : 0xffffu;
+  return static_cast<__mmask16>(from & to);
+}
+
+SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_t num_slots) {
+  const std::size_t first = begin / kTile * kTile;
+  __m512 tops = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (std::size_t t = first; t < end; t += kTile) {
+    const __m512 x = _mm512_loadu_ps(scores + t);
+    tops = _mm512_mask_max_ps(tops, visible_lanes(t, begin, end), x, tops);  // of x not a number: tops
+  }
+  const float max = _mm512_reduce_max_ps(tops);
+  for (std::size_t t = 0; t < first; t += kTile) _mm512_storeu_ps(scores + t, _mm512_setzero_ps());
+  __m512 sums = _mm512_setzero_ps();
+  std::size_t t = first;
+  for (; t < end; t += kTile) {
+    const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(max));
+    const __m512 weights = _mm512_maskz_mov_ps(visible_lanes(t, begin, end), exp_nonpositive_16(x));
+    sums = _mm512_add_ps(sums, weights);
+    _mm512_storeu_ps(scores + t, weights);
+  }
+  for (; t < num_slots; t += kTile) _mm512_storeu_ps(scores + t, _mm512_setzero_ps());
+  return {max, sum_lanes(sums)};
+}
+
+// The largest of each of four vectors' lanes, in lanes 0 to 3.
+__m128 max_of_each(const __m512 (&x)[4]) {
+  __m256 half[4];
+  for (int i = 0; i < 4; ++i)
+    half[i] = _mm256_max_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+  __m128 quarter[4];
+  for (int i = 0; i < 4; ++i)
+    quarter[i] = _mm_max_ps(_mm256_castps256_ps128(half[i]), _mm256_extractf128_ps(half[i], 1));
+  _MM_TRANSPOSE4_PS(quarter[0], quarter[1], quarter[2], quarter[3]);
+  return _mm_max_ps(_mm_max_ps(quarter[0], quarter[1]), _mm_max_ps(quarter[2], quarter[3]));
+}
+
+// One vector's u8 weights [kMaxTiles][16] and factors [kMaxTiles]; zeros past num_tiles and in skipped tiles.
+void quantize_weights(const ValueTiles& tiles, const float* weights, float step, std::uint8_t* out, float* factors) {
+  __m512 x[kMaxTiles];
+  for (std::size_t t = 0; t < kMaxTiles; ++t)
+    x[t] = t < tiles.num_tiles
+               ? _mm512_mul_ps(_mm512_loadu_ps(weights + t * kTile), load_float16(tiles.scales + t * kTile * 2))
+               : _mm512_setzero_ps();
+  __m512 positive[kMaxTiles];
+  for (std::size_t t = 0; t < kMaxTiles; ++t) positive[t] = _mm512_max_ps(x[t], _mm512_setzero_ps());  // NaN: 0
+  const __m128 top = max_of_each(positive);
+  const __mmask8 used = _mm_cmp_ps_mask(top, _mm_set1_ps(kLeastTop), _CMP_GT_OQ) &
+                        _mm_cmp_ps_mask(top, _mm_set1_ps(kLargestFloat), _CMP_LE_OQ);
+  const __m128 inverse = _mm_maskz_div_ps(used, _mm_set1_ps(255.0f), top);
+  _mm_storeu_ps(factors, _mm_maskz_mul_ps(used, _mm_mul_ps(top, _mm_set1_ps(kOver255)), _mm_set1_ps(step)));
+  alignas(16) float inverses[kMaxTiles];
+  _mm_store_ps(inverses, inverse);
+  for (std::size_t t = 0; t < kMaxTiles; ++t) {
+    const __m512 y = _mm512_mul_ps(x[t], _mm512_set1_ps(inverses[t]));
+    const __m512 within = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + t * kTile), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(within)));
+  }
+}
+
+// ---- values
+
+struct Weights {
+  alignas(64) std::uint8_t u8[kMaxVectors][kMaxTiles * kTile];
+  alignas(16) float factors[kMaxVectors][kMaxTiles];
+};
+
+// kVectors vectors, kBlocks blocks of 16 dims, all tiles; the sums stay in registers.
+template <std::size_t kVectors, std::size_t kBlocks>
+void add_block(const std::int8_t* values, const ValueTiles& tiles, const Weights& weights, std::size_t first,
+               std::size_t first_block, float* out) {
+  const std::size_t num_blocks = tiles.padded_dim / kTile;
+  out += first * tiles.padded_dim + first_block * kTile;
+  __m512 sum[kVectors][kBlocks];
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t b = 0; b < kBlocks; ++b) sum[v][b] = _mm512_loadu_ps(out + v * tiles.padded_dim + b * kTile);
+  for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
+    __m512i total[kVectors][kBlocks];
+    for (std::size_t v = 0; v < kVectors; ++v)
+      for (std::size_t b = 0; b < kBlocks; ++b) total[v][b] = _mm512_setzero_si512();
+    for (std::size_t quad = 0; quad < 4; ++quad) {
+      __m512i weight[kVectors];
+      for (std::size_t v = 0; v < kVectors; ++v)
+        weight[v] = broadcast_4(&weights.u8[first + v][tile * kTile + quad * 4]);
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        const __m512i value =
+            _mm512_load_si512(values + ((tile * 4 + quad) * num_blocks + first_block + b) * kGroup);
+        for (std::size_t v = 0; v < kVectors; ++v) total[v][b] = _mm512_dpbusd_epi32(total[v][b], weight[v], value);
+      }
+    }
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const __m512 factor = _mm512_set1_ps(weights.factors[first + v][tile]);
+      for (std::size_t b = 0; b < kBlocks; ++b)
+        sum[v][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[v][b]), factor, sum[v][b]);
+    }
+  }
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t b = 0; b < kBlocks; ++b) _mm512_storeu_ps(out + v * tiles.padded_dim + b * kTile, sum[v][b]);
+}
+
+template <std::size_t kVectors>
+void add_vectors(const std::int8_t* values, const ValueTiles& tiles, const Weights& weights, std::size_t first,
+                 float* out) {
+  const std::size_t num_blocks = tiles.padded_dim / kTile;
+  std::size_t block = 0;
+  for (; block + 4 <= num_blocks; block += 4) add_block<kVectors, 4>(values, tiles, weights, first, block, out);
+  switch (num_blocks - block) {
+    case 3: return add_block<kVectors, 3>(values, tiles, weights, first, block, out);
+    case 2: return add_block<kVectors, 2>(values, tiles, weights, first, block, out);
+    case 1: return add_block<kVectors, 1>(values, tiles, weights, first, block, out);
+    default: return;
+  }
+}
+
+void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
+  alignas(64) std::int8_t values[kMaxTiles * kTile * 512];
+  Weights quantized;
+  const float step = codebook(tiles.bits).step;
+  for (std::size_t v = 0; v < num_vectors; ++v)
+    quantize_weights(tiles, weights + v * kPartialSlots, step, quantized.u8[v], quantized.factors[v]);
+  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, _mm512_setzero_si512(), tiles.next, values);
+  std::size_t v = 0;
+  for (; v + 3 <= num_vectors; v += 3) add_vectors<3>(values, tiles, quantized, v, out);
+  if (num_vectors - v == 2) add_vectors<2>(values, tiles, quantized, v, out);
+  if (num_vectors - v == 1) add_vectors<1>(values, tiles, quantized, v, out);
+}
+
+template <std::size_t kVectors, std::size_t kBlocks>
+void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_t first_block, bool prefetch,
+                       float* out) {
+  __m512 sum[kVectors][kBlocks];
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t b = 0; b < kBlocks; ++b)
+      sum[v][b] = _mm512_loadu_ps(out + v * tiles.padded_dim + (first_block + b) * kTile);
+  for (std::size_t t = 0; t < tiles.num_tiles * kTile; ++t) {
+    const std::size_t offset = (t * tiles.padded_dim + first_block * kTile) * 2;
+    for (std::size_t b = 0; prefetch && b < kBlocks; b += 2)
+      _mm_prefetch(reinterpret_cast<const char*>(tiles.next + offset + b * kTile * 2), _MM_HINT_T0);
+    __m512 value[kBlocks];
+    for (std::size_t b = 0; b < kBlocks; ++b) value[b] = load_float16(tiles.codes + offset + b * kTile * 2);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const __m512 weight = _mm512_set1_ps(weights[v * kPartialSlots + t]);
+      for (std::size_t b = 0; b < kBlocks; ++b) sum[v][b] = _mm512_fmadd_ps(weight, value[b], sum[v][b]);
+    }
+  }
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t b = 0; b < kBlocks; ++b)
+      _mm512_storeu_ps(out + v * tiles.padded_dim + (first_block + b) * kTile, sum[v][b]);
+}
+
+template <std::size_t kVectors>
+void add_vectors_float16(const ValueTiles& tiles, const float* weights, bool prefetch, float* out) {
+  const std::size_t num_blocks = tiles.padded_dim / kTile;
+  std::size_t block = 0;
+  for (; block + 4 <= num_blocks; block += 4) add_block_float16<kVectors, 4>(tiles, weights, block, prefetch, out);
+  for (; block < num_blocks; ++block) add_block_float16<kVectors, 1>(tiles, weights, block, prefetch, out);
+}
+
+void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
+  std::size_t v = 0;
+  for (; v + 4 <= num_vectors; v += 4)
+    add_vectors_float16<4>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+  for (; v + 3 <= num_vectors; v += 3)
+    add_vectors_float16<3>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+  for (; v < num_vectors; ++v)
+    add_vectors_float16<1>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+}
+
+// ---- merging
+
+void merge(float* out, float out_factor, const float* partial, float partial_factor, std::size_t num_values) {
+  for (std::size_t i = 0; i < num_values; i += kTile) {
+    const __m512 kept = _mm512_mul_ps(_mm512_loadu_ps(out + i), _mm512_set1_ps(out_factor));
+    _mm512_storeu_ps(out + i, _mm512_fmadd_ps(_mm512_loadu_ps(partial + i), _mm512_set1_ps(partial_factor), kept));
+  }
+}
+
+float dot_float16(const float* query, const std::byte* vector, std::size_t head_dim) {
+  __m512 sum = _mm512_setzero_ps();
+  std::size_t d = 0;
+  for (; d + kTile <= head_dim; d += kTile)
+    sum = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), load_float16(vector + d * 2), sum);
+  if (d < head_dim) {  // eight dims are left
+    const __m256 values = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(vector + d * 2)));
+    const __m256 low = _mm256_fmadd_ps(_mm256_loadu_ps(query + d), values, _mm512_castps512_ps256(sum));
+    sum = _mm512_insertf32x8(sum, low, 0);
+  }
+  return sum_lanes(sum);
+}
+
+}  // namespace
+
+extern const AttentionKernels kAttentionAvx512;
+const AttentionKernels kAttentionAvx512{score_codes, score_float16, softmax, add_codes, add_float16, merge, dot_float16};
+
+}  // namespace polykv::core
+POLYKV_TARGET_END
+
+#endif

@@ -1,0 +1,68 @@
+#include "core/tail.h"
+
+#include <algorithm>
+
+#include "core/float16.h"
+#include "format/page_layout.h"
+
+namespace polykv::core {
+namespace {
+
+constexpr std::size_t kTile = format::kTileTokens;
+
+}  // namespace
+
+Tail::Tail(std::uint32_t num_layers, std::uint32_t num_kv_heads, std::uint32_t head_dim, std::uint32_t capacity)
+    : num_layers_(num_layers),
+      num_kv_heads_(num_kv_heads),
+      head_dim_(head_dim),
+      capacity_(capacity),
+      padded_dim_(format::padded_value_dim(head_dim)) {}
+
+Tail::Block Tail::new_block() const {
+  const std::size_t num_values = head_offset(num_layers_, 0);
+  const std::size_t num_bytes = num_values * sizeof(std::uint16_t);
+  Block block(static_cast<std::uint16_t*>(::operator new[](num_bytes, std::align_val_t{64})));
+  std::fill_n(block.get(), num_values, std::uint16_t{0});
+  return block;
+}
+
+std::size_t Tail::head_offset(std::uint32_t layer, std::uint32_t kv_head) const {
+  return (std::size_t{layer} * num_kv_heads_ + kv_head) * kBlockTokens * (head_dim_ + padded_dim_);
+}
+
+const std::uint16_t* Tail::key_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const {
+  return blocks_[block].get() + head_offset(layer, kv_head);
+}
+
+const std::uint16_t* Tail::value_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const {
+  return blocks_[block].get() + head_offset(layer, kv_head) + std::size_t{kBlockTokens} * head_dim_;
+}
+
+void Tail::append(std::uint32_t layer, std::span<const float> keys, std::span<const float> values,
+                  std::uint32_t num_positions) {
+  const std::size_t end = std::size_t{num_tokens_} + num_positions;
+  while (blocks_.size() * kBlockTokens < end) blocks_.push_back(new_block());
+  for (std::size_t i = 0; i < num_positions; ++i) {
+    const std::size_t position = num_tokens_ + i, slot = position % kBlockTokens;
+    for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
+      std::uint16_t* key_tiles = blocks_[position / kBlockTokens].get() + head_offset(layer, kv_head);
+      std::uint16_t* key = key_tiles + slot / kTile * head_dim_ * kTile + slot % kTile;  // a column of its tile
+      std::uint16_t* value = key_tiles + std::size_t{kBlockTokens} * head_dim_ + slot * padded_dim_;
+      const std::size_t from = (i * num_kv_heads_ + kv_head) * head_dim_;
+      for (std::size_t d = 0; d < head_dim_; ++d) {
+        key[d * kTile] = float_to_float16(keys[from + d]);
+        value[d] = float_to_float16(values[from + d]);
+      }
+    }
+  }
+}
+
+void Tail::commit(std::uint32_t num_positions) { num_tokens_ += num_positions; }
+
+void Tail::clear() {
+  num_tokens_ = 0;
+  blocks_.clear();
+}
+
+}  // namespace polykv::core

@@ -1,0 +1,89 @@
+#include "core/pool.h"
+
+#include <numeric>
+#include <vector>
+
+#include "format/page_layout.h"
+#include "tests/support/catch.h"
+
+namespace {
+
+using namespace polykv;
+
+// Two layers of two heads; the second head of each has two runs.
+struct Parts {
+  format::KvShape shape{2, 2, 8, 300};
+  format::Layout layout;
+  std::vector<std::byte> pages, sinks, means;
+
+  Parts() {
+    layout.position_sets = {{{{4, 300}}}, {{{5, 7}, {20, 90}}}, {{{7, 8}}}};
+    const format::Run all{0, 5, 4, 0}, some{1, 16, 16, 0}, one{2, 8, 3, 0};
+    layout.runs = {{all}, {some, one}, {all}, {some, one}};
+    std::uint64_t offset = 0;
+    for (auto& head : layout.runs)
+      for (format::Run& run : head) {
+        run.pages_offset = offset;
+        offset += format::run_bytes(run.key_codec, run.value_codec, 8,
+                                    layout.position_sets[run.position_set].num_positions());
+      }
+    pages.resize(offset);
+    sinks.resize(std::size_t{2} * 2 * 2 * 4 * 8 * 2);
+    means.resize(std::size_t{2} * 2 * 8 * 2);
+  }
+  core::KvPool::Parts view() const { return {shape, 0, 4, &layout, pages, sinks, means}; }
+};
+
+}  // namespace
+
+TEST_CASE("pool: runs, sinks and means lie where the layout says", "[pool]") {
+  const Parts parts;
+  const core::KvPool pool(parts.view());
+  CHECK(pool.shape() == parts.shape);
+  CHECK(pool.num_sinks() == 4);
+  const std::byte* expected = parts.pages.data();
+  for (std::uint32_t layer = 0; layer < 2; ++layer)
+    for (std::uint32_t kv_head = 0; kv_head < 2; ++kv_head) {
+      REQUIRE(pool.runs(layer, kv_head).size() == kv_head + 1);
+      for (const core::KvPool::Run& run : pool.runs(layer, kv_head)) {
+        CHECK(run.pages.data() == expected);
+        CHECK(run.pages.size() == format::run_bytes(run.codec.key, run.codec.value, 8, run.num_positions));
+        expected += run.pages.size();
+      }
+      const std::size_t head = layer * 2 + kv_head, vectors = 4 * 8 * 2;
+      CHECK(pool.sink_keys(layer, kv_head).data() == parts.sinks.data() + head * 2 * vectors);
+      CHECK(pool.sink_values(layer, kv_head).data() == parts.sinks.data() + (head * 2 + 1) * vectors);
+      CHECK(pool.sink_values(layer, kv_head).size() == vectors);
+      CHECK(pool.mean(layer, kv_head).data() == parts.means.data() + head * 16);
+      CHECK(pool.mean(layer, kv_head).size() == 16);
+    }
+  CHECK(expected == parts.pages.data() + parts.pages.size());
+  CHECK(pool.runs(0, 0)[0].num_positions == 296);
+  CHECK(pool.runs(1, 1)[1].codec == core::CodecPair{8, 3});
+  CHECK(pool.check_layer(0).has_value());
+}
+
+TEST_CASE("pool: positions and slots", "[pool]") {
+  const Parts parts;
+  const core::KvPool pool(parts.view());
+  for (const core::KvPool::Run& run : {pool.runs(0, 0)[0], pool.runs(0, 1)[0], pool.runs(1, 1)[1]}) {
+    std::uint32_t slots = 0;  // counted the plain way
+    for (std::uint32_t position = 0; position < 310; ++position) {
+      REQUIRE(run.slots_below(position) == slots);
+      for (const format::PositionRange& range : run.positions) slots += position >= range.begin && position < range.end;
+    }
+    CHECK(slots == run.num_positions);
+    CHECK(run.slots_below(~0u) == run.num_positions);
+  }
+}
+
+TEST_CASE("pool: without means or sinks", "[pool]") {
+  const Parts parts;
+  core::KvPool::Parts view = parts.view();
+  view.num_sinks = 0;
+  view.sinks = view.means = {};
+  const core::KvPool pool(view);
+  CHECK(pool.mean(1, 1).empty());
+  CHECK(pool.sink_keys(1, 1).empty());
+  CHECK(pool.check_layer(1).has_value());
+}
