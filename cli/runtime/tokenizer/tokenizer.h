@@ -31,7 +31,8 @@ class Tokenizer {
   static format::Result<Tokenizer> from_gguf(const GgufFile& gguf);  // for files without tensors
   static format::Result<Tokenizer> from_json(std::span<const std::byte> tokenizer_json,
                                              std::span<const std::byte> tokenizer_config_json,
-                                             std::span<const std::byte> config_json);
+                                             std::span<const std::byte> config_json,
+                                             std::span<const std::byte> generation_config_json = {});
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -39,14 +40,17 @@ class Tokenizer {
   // The text as the tokenizer sees it: NFC where its normalizer says so, else unchanged. `text` is valid UTF-8.
   std::string normalize(std::string_view text) const;
 
-  // `text` (normalized, valid UTF-8) with control tokens off: "<|im_end|>" is just text. Ranges tile the text.
+  // `text` (normalized, valid UTF-8, under 4 GiB) with control tokens off: "<|im_end|>" is just text, and so is the name of
+  // every other added token ("<think>"). Ranges tile the text: a byte that the vocabulary lacks (SmolLM2's: six control
+  // characters) gives no token and belongs to the token before it.
   std::vector<TextToken> tokenize(std::string_view text) const;
 
   // The longest prefix of `text`, in bytes, whose tokens no following text can change: tokenize(text + more) begins with
   // tokenize(text.substr(0, result)) for every valid UTF-8 `more`. A pre-token start; 0 if there is none.
   std::size_t stable_prefix(std::string_view text) const;
 
-  // The id of a control token by its exact text (`<|im_end|>`, `<|begin_of_text|>`); nullopt: not in the vocabulary.
+  // The id of a control token (or another added token) by its exact text (`<|im_end|>`, `<|begin_of_text|>`); nullopt: not in
+  // the vocabulary.
   std::optional<TokenId> control_token(std::string_view text) const;
 
   std::size_t vocab_size() const;
@@ -55,14 +59,17 @@ class Tokenizer {
   std::span<const TokenId> end_tokens() const;    // eos, eot, ...: generation stops at any of them; ascending
   bool is_control(TokenId id) const;
 
-  // The bytes a token stands for; empty for control tokens. Maybe not whole UTF-8 characters.
+  // The bytes a token stands for; empty for control tokens and numbers without a token. Maybe not whole UTF-8 characters.
   std::string token_bytes(TokenId id) const;
+  // A token as the vocabulary spells it, a control token's name included; empty for numbers without a token.
+  std::string_view token_text(TokenId id) const;
 
   // SHA-256 hex over vocabulary, merges, types and settings that decide ids: the same for a GGUF and a tokenizer.json that
   // tokenize alike need not be equal. And what it is, for the pool's identity: "gpt2-bpe".
   std::string digest() const;
   std::string_view pre_tokenizer() const;  // "gpt-2", "llama-bpe", "qwen2", "smollm", "starcoder", "refact"
   std::string_view normalizer() const;     // "none", "nfc"
+  std::size_t memory_bytes() const;        // of the tables, mapped text not counted
 
  private:
   struct State;

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -13,8 +14,8 @@
 
 namespace polykv::runtime {
 
-// An array of strings as it lies in the file: u64 length, bytes, again. Forward iteration only; each view lives as long as
-// the file's map.
+// An array of strings as it lies in the file: u64 length, bytes, again. Forward iteration only; each view lives as long
+// as the file's map.
 class GgufStrings {
  public:
   class Iterator {
@@ -43,8 +44,12 @@ class GgufStrings {
   std::size_t size_ = 0;
 };
 
+// What a ggml type number is called in messages: "Q4_K"; "type 99" where the number is not known.
+std::string gguf_type_name(std::uint32_t type);
+
 struct GgufTensor {
   std::string_view name;
+  std::uint64_t offset = 0;            // of its data, from the start of the file
   std::uint32_t type = 0;              // ggml type number as stored
   std::vector<std::uint64_t> dims;     // fastest first, as stored; 1 to 4
   std::span<const std::byte> data;     // checked against the file's size; empty if `type` is unknown to polykv
@@ -68,7 +73,7 @@ class GgufFile {
   std::optional<std::vector<double>> numbers(std::string_view key) const;
   bool has(std::string_view key) const;
 
-  std::span<const GgufTensor> tensors() const;
+  std::span<const GgufTensor> tensors() const;  // sorted by name
   const GgufTensor* tensor(std::string_view name) const;  // null: absent
 
  private:

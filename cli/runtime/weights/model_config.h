@@ -18,11 +18,12 @@ struct RopeConfig {
   double low_freq_factor = 1.0;        // llama3
   double high_freq_factor = 4.0;       // llama3
   double original_context = 8192;      // llama3
-  // GGUF stores llama3's factors as a tensor (rope_freqs.weight): each inverse frequency is divided by its entry. Empty:
-  // computed from the fields above. [head_dim / 2]
+  // GGUF stores llama3's factors as a tensor (rope_freqs.weight): each inverse frequency is divided by its entry.
+  // Empty: computed from the fields above. [head_dim / 2]
   std::vector<float> frequency_divisors;
 
-  // Inverse frequencies, scaling applied, computed in double: [head_dim / 2]. Angle of pair i at position p is p * result[i].
+  // Inverse frequencies, scaling applied, computed in double: [head_dim / 2]. The angle of pair i at position p is
+  // p * result[i].
   std::vector<double> inverse_frequencies(std::uint32_t head_dim) const;
 };
 
@@ -39,8 +40,8 @@ struct ModelConfig {
   std::uint32_t context_length = 0;
   double rms_norm_eps = 1e-5;
   RopeConfig rope;
-  // GGUF stores llama's query and key rows for interleaved RoPE pairs (2i, 2i + 1). The projection's output is reordered to
-  // half-split order (i, i + head_dim / 2): out[i] = raw[2i], out[head_dim/2 + i] = raw[2i + 1] per head.
+  // GGUF stores llama's query and key rows for interleaved RoPE pairs (2i, 2i + 1). The output of the projection is put
+  // in half-split order (i, i + head_dim / 2): out[i] = raw[2i], out[head_dim/2 + i] = raw[2i + 1] per head.
   bool interleaved_qk = false;
 
   std::uint32_t q_per_kv() const { return num_q_heads / num_kv_heads; }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,9 @@ namespace polykv::runtime {
 
 class ModelFile {
  public:
-  // Errors: kNotFound, kIo, kBadModelFile (damaged or contradictory), kUnsupportedModel (architecture, tensor type, RoPE
-  // scaling, head_dim, sliding window, MoE, ...), each naming file, field, what was found and what is supported.
+  // Errors: kNotFound, kIo, kBadModelFile (damaged or contradictory), kUnsupportedModel (architecture, tensor type,
+  // RoPE scaling, head_dim, sliding window, MoE, ...), each naming the field, what was found and what is supported, and
+  // the file where the model is a folder; kUnsupportedTokenizer for a folder without tokenizer.json.
   static format::Result<ModelFile> open(const std::filesystem::path& path);
   ModelFile(ModelFile&&) noexcept;
   ModelFile& operator=(ModelFile&&) noexcept;

@@ -1,0 +1,78 @@
+// Finds and loads libpolykv_torch.so: LibTorch costs every process 0.2 s and 59 MB, so it comes only when it is needed.
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "cli/runtime/model_runner.h"
+#include "cli/runtime/program_path.h"
+
+namespace polykv::runtime {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+
+constexpr const char* kPluginName = "libpolykv_torch.so";
+constexpr const char* kRemedy =
+    "; LibTorch does the prefill: run ./dev setup in polykv's source tree, or set POLYKV_TORCH_DIR to the folder of a "
+    "torch 2.13.0 CPU build (the one with lib/libtorch_cpu.so)";
+
+// POLYKV_TORCH_DIR: loading its libraries first, by name, is what the plug-in's dependencies then resolve to.
+format::Status load_libtorch_from_environment() {
+  const char* folder = std::getenv("POLYKV_TORCH_DIR");
+  if (folder == nullptr || *folder == '\0') return {};
+  for (const char* name : {"libc10.so", "libtorch_cpu.so"}) {
+    const std::filesystem::path path = std::filesystem::path(folder) / "lib" / name;
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      return Error(ErrorCode::kNoTorch, std::string("POLYKV_TORCH_DIR: ") + dlerror());
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+std::filesystem::path prefill_plugin_path() {
+  const std::filesystem::path program = program_folder();
+  std::error_code error;
+  for (const char* place : {"lib/polykv", "../lib/polykv", "../lib/x86_64-linux-gnu/polykv"}) {
+    const std::filesystem::path path = (program / place / kPluginName).lexically_normal();
+    if (std::filesystem::exists(path, error)) return path;
+  }
+  return {};
+}
+
+format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner() {
+  const std::filesystem::path path = prefill_plugin_path();
+  if (path.empty()) return Error(ErrorCode::kNoTorch, std::string(kPluginName) + " is not beside the program" + kRemedy);
+  POLYKV_CHECK_STATUS(load_libtorch_from_environment());
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return Error(ErrorCode::kNoTorch, std::string(dlerror()) + kRemedy);
+  const auto create = reinterpret_cast<CreatePrefillRunner>(dlsym(library, kPrefillPluginEntry));
+  PrefillRunner* runner = create == nullptr ? nullptr : create(kPrefillPluginVersion);
+  if (runner == nullptr) {
+    return Error(ErrorCode::kNoTorch, path.string() + " belongs to another version of polykv; install both together");
+  }
+  return std::unique_ptr<PrefillRunner>(runner);
+}
+
+NumberType default_prefill_type() {
+#if defined(__x86_64__)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool os_saves_avx512 = __builtin_cpu_supports("avx512f");
+  const bool avx512_bf16 = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
+  const bool amx_bf16 = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1u << 22)) != 0;
+  if (os_saves_avx512 && (avx512_bf16 || amx_bf16)) return NumberType::kBF16;
+#endif
+  return NumberType::kF32;
+}
+
+const char* number_type_name(NumberType type) { return type == NumberType::kBF16 ? "bf16" : "f32"; }
+
+}  // namespace polykv::runtime

@@ -1,0 +1,107 @@
+#include "cli/runtime/prompt.h"
+
+#include <algorithm>
+
+namespace polykv::runtime {
+namespace {
+
+constexpr std::string_view kWhitespace = " \t\n\v\f\r";
+
+std::string_view trim_left(std::string_view text) {
+  const std::size_t first = text.find_first_not_of(kWhitespace);
+  return first == std::string_view::npos ? std::string_view() : text.substr(first);
+}
+
+std::string_view trim_right(std::string_view text) {
+  const std::size_t last = text.find_last_not_of(kWhitespace);
+  return text.substr(0, last == std::string_view::npos ? 0 : last + 1);
+}
+
+// The template's text directly before the content; pieces before it go to `leading`.
+std::string_view leading_text(const ChatTemplate& chat, std::span<const PromptPiece>& leading) {
+  leading = chat.before;
+  if (leading.empty() || leading.back().is_control) return {};
+  const std::string_view text = leading.back().text;
+  leading = leading.first(leading.size() - 1);
+  return text;
+}
+
+void append_pieces(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, std::vector<TokenId>& ids) {
+  for (const PromptPiece& piece : pieces) {
+    if (piece.is_control) {
+      // make_chat_template has checked that the vocabulary has it.
+      ids.push_back(*tokenizer.control_token(piece.text));
+    } else {
+      for (const TextToken& token : tokenizer.tokenize(piece.text)) ids.push_back(token.id);
+    }
+  }
+}
+
+// Open text, separator, question and what the template puts after the content.
+std::vector<TokenId> finish_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text,
+                                   std::string_view question) {
+  std::span<const PromptPiece> after = chat.after;
+  text += chat.name == "none" ? "\n" : "\n\n";
+  text += tokenizer.normalize(chat.trims_content ? trim_right(question) : question);
+  if (!after.empty() && !after.front().is_control) {
+    text += after.front().text;
+    after = after.subspan(1);
+  }
+  std::vector<TokenId> ids;
+  for (const TextToken& token : tokenizer.tokenize(text)) ids.push_back(token.id);
+  append_pieces(tokenizer, after, ids);
+  return ids;
+}
+
+}  // namespace
+
+std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat, std::span<const std::string> documents) {
+  std::string text;
+  for (const std::string& document : documents) {
+    if (&document != &documents.front()) text += "\n\n";
+    text += document;
+  }
+  return tokenizer.normalize(chat.trims_content ? trim_left(text) : text);
+}
+
+PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text) {
+  PoolPrompt prompt;
+  std::span<const PromptPiece> leading;
+  const std::string_view before = leading_text(chat, leading);
+  append_pieces(tokenizer, leading, prompt.tokens.ids);
+  prompt.tokens.text_begin.assign(prompt.tokens.ids.size(), 0);
+  prompt.tokens.text_end.assign(prompt.tokens.ids.size(), 0);
+
+  const std::string segment = std::string(before) + text;
+  const std::size_t stable = tokenizer.stable_prefix(segment);
+  const auto in_source = [&](std::uint32_t offset) {
+    return static_cast<std::uint32_t>(offset - std::min<std::size_t>(offset, before.size()));
+  };
+  for (const TextToken& token : tokenizer.tokenize(std::string_view(segment).substr(0, stable))) {
+    prompt.tokens.ids.push_back(token.id);
+    prompt.tokens.text_begin.push_back(in_source(token.begin));
+    prompt.tokens.text_end.push_back(in_source(token.end));
+  }
+  if (stable < before.size()) prompt.open_prefix = before.substr(stable);
+  prompt.tokens.text = std::move(text);
+  return prompt;
+}
+
+std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,
+                                          std::string_view question) {
+  return finish_prompt(tokenizer, chat, std::string(open), question);
+}
+
+std::vector<TokenId> make_whole_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view text,
+                                       std::string_view question) {
+  std::vector<TokenId> ids;
+  std::span<const PromptPiece> leading;
+  const std::string_view before = leading_text(chat, leading);
+  append_pieces(tokenizer, leading, ids);
+  const std::vector<TokenId> rest =
+      finish_prompt(tokenizer, chat, std::string(before) + std::string(text), question);
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  return ids;
+}
+
+}  // namespace polykv::runtime

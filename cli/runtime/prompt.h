@@ -1,0 +1,38 @@
+// What tokens a pool holds, and what tokens a question adds: tokenizing apart equals tokenizing together, always.
+//
+// The prompt is the template's text before the user's content, the documents joined by blank lines, a blank line, the
+// question, the template's text after it. A pool ends at the last place that no following text can change; the text after
+// that place stays open and is tokenized with each question.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/runtime/tokenizer/chat_template.h"
+#include "cli/runtime/tokenizer/tokenizer.h"
+#include "format/tokens.h"
+
+namespace polykv::runtime {
+
+// "documents joined by a blank line", normalized as the tokenizer asks.
+std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat, std::span<const std::string> documents);
+
+struct PoolPrompt {
+  format::Tokens tokens;    // with the source text
+  std::string open_prefix;  // text of the template that is open too: empty unless no byte of the source is tokenized
+};
+
+// `text` is join_documents' result. No token at all is possible (template "none", a text without a stable token).
+PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text);
+
+// The tokens that follow the pool's. `open` is open_prefix + Tokens::open_text().
+std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,
+                                          std::string_view question);
+
+// The whole prompt, tokenized at once: what the two above must add up to.
+std::vector<TokenId> make_whole_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view text,
+                                       std::string_view question);
+
+}  // namespace polykv::runtime

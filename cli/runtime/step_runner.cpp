@@ -1,0 +1,264 @@
+#include "cli/runtime/step_runner.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/linear.h"
+
+namespace polykv::runtime {
+namespace {
+
+using core::Activations;
+using core::WeightMatrix;
+
+// One row of a step: which agent, and how many positions of the agent's tail it sees, itself included.
+struct Row {
+  const AgentStep* agent;
+  std::uint32_t token;
+  std::uint32_t position;
+  std::uint32_t tail_visible;
+};
+
+// Sum of squares in 16 lanes and a fixed tree, so that compilers may use any vector width.
+float sum_of_squares(const float* x, std::size_t size) {
+  float lanes[16] = {};
+  std::size_t i = 0;
+  for (; i + 16 <= size; i += 16) {
+    for (std::size_t lane = 0; lane < 16; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
+  }
+  for (; i < size; ++i) lanes[i % 16] += x[i] * x[i];
+  for (std::size_t width = 8; width > 0; width /= 2) {
+    for (std::size_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+void rms_norm(const float* x, const std::vector<float>& weight, double eps, float* out) {
+  const float mean = sum_of_squares(x, weight.size()) / static_cast<float>(weight.size());
+  const float factor = 1.0f / std::sqrt(mean + static_cast<float>(eps));
+  for (std::size_t i = 0; i < weight.size(); ++i) out[i] = x[i] * factor * weight[i];
+}
+
+// One head in half-split order. cos, sin [head_dim / 2].
+void apply_rope(float* head, const float* cos, const float* sin, std::size_t head_dim) {
+  const std::size_t half = head_dim / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    const float first = head[i], second = head[half + i];
+    head[i] = first * cos[i] - second * sin[i];
+    head[half + i] = second * cos[i] + first * sin[i];
+  }
+}
+
+// Interleaved pairs (2i, 2i + 1) to half-split order (ModelConfig::interleaved_qk).
+void split_halves(float* head, std::size_t head_dim, std::vector<float>& scratch) {
+  scratch.assign(head, head + head_dim);
+  for (std::size_t i = 0; i < head_dim / 2; ++i) {
+    head[i] = scratch[2 * i];
+    head[head_dim / 2 + i] = scratch[2 * i + 1];
+  }
+}
+
+std::vector<float> vector_of(const WeightMatrix& matrix) {
+  std::vector<float> values(matrix.num_cols);
+  core::dequantize_row(matrix, 0, values);
+  return values;
+}
+
+}  // namespace
+
+struct StepRunner::State {
+  const ModelFile& model;
+  const ModelConfig& config;
+  std::vector<const core::KvPool*> chain;
+  core::Workers& workers;
+  core::AttendScratch attend_scratch;
+  std::uint32_t chain_end = 0;
+  std::vector<core::PositionRange> everything;
+
+  std::vector<double> frequencies;
+  struct Norms {
+    std::vector<float> attention, ffn;
+  };
+  std::vector<Norms> norms;  // [num_layers], a few KB each: dequantized once
+  std::vector<float> output_norm;
+
+  // Working memory, [rows][...].
+  std::vector<Row> rows;
+  std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin, head_scratch;
+  std::vector<core::AttendRow> attend_rows;
+  Activations activations;
+
+  State(const ModelFile& model_, std::vector<const core::KvPool*> chain_, core::Workers& workers_)
+      : model(model_), config(model_.config()), chain(std::move(chain_)), workers(workers_) {
+    frequencies = config.rope.inverse_frequencies(config.head_dim);
+    for (const LayerWeights& layer : model.weights().layers) {
+      norms.push_back({vector_of(layer.attention_norm), vector_of(layer.ffn_norm)});
+    }
+    output_norm = vector_of(model.weights().output_norm);
+    for (const core::KvPool* pool : chain) {
+      const std::uint32_t begin = pool->first_position();
+      chain_end = begin + pool->shape().num_tokens;
+      everything.push_back({begin, chain_end});
+    }
+  }
+
+  std::size_t num_rows() const { return rows.size(); }
+
+  void start(std::span<const AgentStep> agents);
+  void norm_rows(const std::vector<float>& weight);
+  void multiply(const WeightMatrix& weights, const WeightMatrix& bias, std::vector<float>& out);
+  void query_key_value(const LayerWeights& layer);
+  void append_to_tails(std::uint32_t layer, std::span<const AgentStep> agents);
+  format::Status attention(std::uint32_t layer, std::span<const AgentStep> agents);
+  void feed_forward(std::uint32_t layer);
+  void logits(std::span<const AgentStep> agents);
+};
+
+// Rows, their embeddings and their rotation angles (in double: a float angle is off by 0.004 at position 100,000).
+void StepRunner::State::start(std::span<const AgentStep> agents) {
+  rows.clear();
+  for (const AgentStep& agent : agents) {
+    for (std::size_t i = 0; i < agent.tokens.size(); ++i) {
+      const std::uint32_t before = agent.tail->num_tokens() + static_cast<std::uint32_t>(i);
+      rows.push_back({&agent, agent.tokens[i], chain_end + before, before + 1});
+    }
+  }
+  const std::size_t half = config.head_dim / 2;
+  hidden.resize(num_rows() * config.hidden_size);
+  cos.resize(num_rows() * half);
+  sin.resize(num_rows() * half);
+  for (std::size_t r = 0; r < num_rows(); ++r) {
+    core::dequantize_row(model.weights().embedding, rows[r].token,
+                         {&hidden[r * config.hidden_size], config.hidden_size});
+    for (std::size_t i = 0; i < half; ++i) {
+      const double angle = rows[r].position * frequencies[i];
+      cos[r * half + i] = static_cast<float>(std::cos(angle));
+      sin[r * half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+// activations = RMSNorm of every row of `hidden`.
+void StepRunner::State::norm_rows(const std::vector<float>& weight) {
+  normed.resize(hidden.size());
+  for (std::size_t r = 0; r < num_rows(); ++r) {
+    rms_norm(&hidden[r * config.hidden_size], weight, config.rms_norm_eps, &normed[r * config.hidden_size]);
+  }
+  activations.assign(normed, num_rows(), config.hidden_size);
+}
+
+void StepRunner::State::multiply(const WeightMatrix& weights, const WeightMatrix& bias, std::vector<float>& out) {
+  out.resize(num_rows() * weights.num_rows);
+  core::linear(activations, weights, bias, workers, out);
+}
+
+void StepRunner::State::query_key_value(const LayerWeights& layer) {
+  multiply(layer.query, layer.query_bias, query);
+  multiply(layer.key, layer.key_bias, key);
+  multiply(layer.value, layer.value_bias, value);
+  const std::size_t dim = config.head_dim, half = dim / 2;
+  const auto rotate = [&](std::vector<float>& x, std::size_t num_heads) {
+    for (std::size_t r = 0; r < num_rows(); ++r) {
+      for (std::size_t h = 0; h < num_heads; ++h) {
+        float* head = &x[(r * num_heads + h) * dim];
+        if (config.interleaved_qk) split_halves(head, dim, head_scratch);
+        apply_rope(head, &cos[r * half], &sin[r * half], dim);
+      }
+    }
+  };
+  rotate(query, config.num_q_heads);
+  rotate(key, config.num_kv_heads);
+}
+
+void StepRunner::State::append_to_tails(std::uint32_t layer, std::span<const AgentStep> agents) {
+  const std::size_t row_size = std::size_t{config.num_kv_heads} * config.head_dim;
+  std::size_t row = 0;
+  for (const AgentStep& agent : agents) {
+    const std::size_t size = agent.tokens.size() * row_size;
+    agent.tail->append(layer, {&key[row * row_size], size}, {&value[row * row_size], size},
+                       static_cast<std::uint32_t>(agent.tokens.size()));
+    row += agent.tokens.size();
+  }
+}
+
+format::Status StepRunner::State::attention(std::uint32_t layer, std::span<const AgentStep> agents) {
+  const LayerWeights& weights = model.weights().layers[layer];
+  norm_rows(norms[layer].attention);
+  query_key_value(weights);
+  append_to_tails(layer, agents);
+  const std::size_t row_size = std::size_t{config.num_q_heads} * config.head_dim;
+  mixed.resize(num_rows() * row_size);
+  attend_rows.clear();
+  for (std::size_t r = 0; r < num_rows(); ++r) {
+    attend_rows.push_back({&query[r * row_size], &mixed[r * row_size], rows[r].agent->visible, rows[r].agent->tail,
+                           rows[r].tail_visible});
+  }
+  POLYKV_CHECK_STATUS(core::attend(chain, layer, config.num_q_heads, config.num_kv_heads, config.head_dim, attend_rows,
+                                   workers, attend_scratch));
+  activations.assign(mixed, num_rows(), row_size);
+  multiply(weights.attention_output, {}, projected);
+  for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += projected[i];
+  return {};
+}
+
+void StepRunner::State::feed_forward(std::uint32_t layer) {
+  const LayerWeights& weights = model.weights().layers[layer];
+  norm_rows(norms[layer].ffn);
+  multiply(weights.ffn_gate, {}, gate);
+  multiply(weights.ffn_up, {}, up);
+  for (std::size_t i = 0; i < gate.size(); ++i) up[i] *= gate[i] / (1.0f + std::exp(-gate[i]));
+  activations.assign(up, num_rows(), config.ffn_size);
+  multiply(weights.ffn_down, {}, projected);
+  for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += projected[i];
+}
+
+// Only rows whose logits are wanted go through the output matrix, a third of a small model's weights.
+void StepRunner::State::logits(std::span<const AgentStep> agents) {
+  std::vector<float*> outputs;
+  normed.clear();
+  std::size_t row = 0;
+  for (const AgentStep& agent : agents) {
+    const std::size_t first = agent.tokens.size() - agent.num_logits;
+    for (std::size_t i = 0; i < agent.num_logits; ++i) {
+      normed.resize(normed.size() + config.hidden_size);
+      rms_norm(&hidden[(row + first + i) * config.hidden_size], output_norm, config.rms_norm_eps,
+               &normed[normed.size() - config.hidden_size]);
+      outputs.push_back(agent.logits + i * config.vocab_size);
+    }
+    row += agent.tokens.size();
+  }
+  if (outputs.empty()) return;
+  activations.assign(normed, outputs.size(), config.hidden_size);
+  projected.resize(outputs.size() * config.vocab_size);
+  core::linear(activations, model.weights().output, {}, workers, projected);
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    std::copy_n(&projected[i * config.vocab_size], config.vocab_size, outputs[i]);
+  }
+}
+
+StepRunner::StepRunner(const ModelFile& model, std::vector<const core::KvPool*> chain, core::Workers& workers)
+    : state_(std::make_unique<State>(model, std::move(chain), workers)) {}
+
+StepRunner::~StepRunner() = default;
+
+format::Status StepRunner::step(std::span<const AgentStep> agents) {
+  State& state = *state_;
+  state.start(agents);
+  for (std::uint32_t layer = 0; layer < state.config.num_layers; ++layer) {
+    POLYKV_CHECK_STATUS(state.attention(layer, agents));
+    state.feed_forward(layer);
+  }
+  for (const AgentStep& agent : agents) agent.tail->commit(static_cast<std::uint32_t>(agent.tokens.size()));
+  state.logits(agents);
+  return {};
+}
+
+std::uint32_t StepRunner::chain_end() const { return state_->chain_end; }
+
+std::span<const core::PositionRange> StepRunner::everything() const { return state_->everything; }
+
+core::Tail StepRunner::make_tail(std::uint32_t capacity) const {
+  return core::Tail(state_->config.num_layers, state_->config.num_kv_heads, state_->config.head_dim, capacity);
+}
+
+}  // namespace polykv::runtime

@@ -1,0 +1,60 @@
+// The step runner: a few rows at a time, weights used in place from the mapped file, attention straight on the pools' pages.
+//
+// What question and answer run on. A row's logits depend on nothing but the row: not on the rows beside it (other agents,
+// other question tokens), the number of threads or the process.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cli/runtime/weights/model_file.h"
+#include "core/attend.h"
+#include "core/pool.h"
+#include "core/tail.h"
+#include "core/workers.h"
+#include "format/status.h"
+
+namespace polykv::runtime {
+
+inline constexpr std::size_t kMaxStepRows = 64;
+
+// What one agent feeds in a step: tokens that follow its tail, which they join.
+struct AgentStep {
+  core::Tail* tail;
+  std::span<const std::uint32_t> tokens;
+  // What the rows see of each pool of the chain, same for all of them.
+  std::span<const core::PositionRange> visible;
+  // Logits of the last so many tokens: out [num_logits][vocab_size]. 0 and null: none wanted.
+  std::size_t num_logits;
+  float* logits;
+};
+
+class StepRunner {
+ public:
+  // The model, the pools and the workers must outlive the runner. `chain` is base first; empty: tails alone.
+  StepRunner(const ModelFile& model, std::vector<const core::KvPool*> chain, core::Workers& workers);
+  ~StepRunner();
+  StepRunner(const StepRunner&) = delete;
+  StepRunner& operator=(const StepRunner&) = delete;
+
+  // All agents' tokens go through together; kMaxStepRows at most in all. Tails must differ from each other. Token positions
+  // are those after the chain's end and the tail. Errors: kBadChecksum (a chunk touched for the first time); the tails are
+  // then as before.
+  format::Status step(std::span<const AgentStep> agents);
+
+  // Position of a tail's first token.
+  std::uint32_t chain_end() const;
+  // A range per pool that covers all of it.
+  std::span<const core::PositionRange> everything() const;
+
+  // An empty tail of the model's shape.
+  core::Tail make_tail(std::uint32_t capacity) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace polykv::runtime
