@@ -1,0 +1,158 @@
+// polykv build DOC... -o POOL: reads documents once and publishes what the model computed for them.
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands/commands.h"
+#include "cli/progress.h"
+#include "cli/runtime/model_locator.h"
+#include "cli/runtime/pool_builder.h"
+#include "cli/signals.h"
+#include "format/file.h"
+#include "format/reader.h"
+#include "format/superblock.h"
+
+namespace polykv::cli {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+using runtime::Document;
+
+constexpr std::uint32_t kFewPositions = 512;  // fewer free positions than this are worth a warning
+
+// Standard input, whole.
+format::Result<std::string> read_stdin() {
+  std::string text;
+  char buffer[1 << 16];
+  while (true) {
+    const std::size_t count = std::fread(buffer, 1, sizeof buffer, stdin);
+    text.append(buffer, count);
+    if (count < sizeof buffer) break;
+    POLYKV_CHECK_STATUS(check_stop());
+  }
+  POLYKV_CHECK_STATUS(check_stop());
+  if (std::ferror(stdin) != 0) return Error(ErrorCode::kIo, "cannot read standard input");
+  return text;
+}
+
+bool is_pool(std::string_view bytes) {
+  return bytes.size() >= format::kMagic.size() &&
+         std::equal(format::kMagic.begin(), format::kMagic.end(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
+}
+
+// A document: "-", a text file, or a pool, whose own source text is built again.
+format::Result<Document> read_document(const std::string& path) {
+  if (path == "-") {
+    POLYKV_TRY(std::string text, read_stdin());
+    return Document{"-", std::move(text)};
+  }
+  POLYKV_TRY(const std::vector<std::byte> bytes, format::read_file(path));
+  Document document{std::filesystem::path(path).filename().string(),
+                    std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
+  if (is_pool(document.text)) {
+    POLYKV_TRY(const format::PoolReader reader, format::PoolReader::open(bytes));
+    POLYKV_TRY(document.text, reader.source_text());
+  }
+  return document;
+}
+
+std::uint64_t source_date_epoch() {
+  const char* text = std::getenv("SOURCE_DATE_EPOCH");
+  return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
+}
+
+runtime::NumberType prefill_type(const Options& options) {
+  if (options.prefill_type.empty()) return runtime::default_prefill_type();
+  return options.prefill_type == "bf16" ? runtime::NumberType::kBF16 : runtime::NumberType::kF32;
+}
+
+std::optional<std::string> given(const std::string& text) {
+  return text.empty() ? std::nullopt : std::optional<std::string>(text);
+}
+
+// What was built, for a person: one line.
+std::string summary(const runtime::BuildReport& built, double total_ms) {
+  char text[160];
+  std::snprintf(text, sizeof text, ": %s tokens, %s, in %.1f s (prefill %.0f tok/s)\n",
+                with_commas(built.tokens).c_str(), short_bytes(built.pool_bytes).c_str(), total_ms / 1000.0,
+                built.tokens / (built.prefill_ms / 1000.0));
+  return text;
+}
+
+nlohmann::ordered_json to_json(const std::string& pool, const runtime::BuildReport& built, double total_ms) {
+  return {{"schema", "polykv.build/1"},
+          {"pool", pool},
+          {"tokens", built.tokens},
+          {"prefill_ms", built.prefill_ms},
+          {"prefill_tok_s", built.tokens / (built.prefill_ms / 1000.0)},
+          {"plan_ms", 0.0},
+          {"quantize_ms", built.quantize_ms},
+          {"probe_ms", 0.0},
+          {"total_ms", total_ms},
+          {"pool_bytes", built.pool_bytes}};
+}
+
+}  // namespace
+
+int run_build(const Options& options, Report& report) {
+  const auto start = std::chrono::steady_clock::now();
+  std::error_code ignored;
+  if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.output, ignored))) {
+    return report.error(options.output, Error(ErrorCode::kExists, "exists already; --force replaces it"));
+  }
+  std::vector<Document> documents;
+  for (const std::string& path : options.operands) {
+    auto document = read_document(path);
+    if (!document) return report.error(path, document.error());
+    documents.push_back(*std::move(document));
+  }
+  if (const auto status = runtime::check_documents(documents); !status) return report.error({}, status.error());
+
+  const auto path = runtime::locate_model(given(options.model));
+  if (!path) return report.error({}, path.error());
+  const auto model = runtime::open_model(*path, runtime::DigestPolicy::kFull);
+  if (!model) return report.error(path->string(), model.error());
+  const auto chat = runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system,
+                                                model->tokenizer);
+  if (!chat) return report.error(path->string(), chat.error());
+
+  const runtime::NumberType type = prefill_type(options);
+  const runtime::BuildRequest request{&*model, &*chat,     options.system,     documents,
+                                      *core::parse_codec_name(options.codec), type, source_date_epoch()};
+  auto prompt = runtime::make_prompt(request);
+  if (!prompt) return report.error({}, prompt.error());
+  const std::size_t num_tokens = prompt->tokens.ids.size();
+  if (const std::size_t left = model->config().context_length - num_tokens; left < kFewPositions) {
+    report.notice(options.output, "only " + std::to_string(left) + " positions of the model's context remain for question and answer");
+  }
+  auto runner = runtime::load_prefill_runner();
+  if (!runner) return report.error({}, runner.error());
+
+  Progress progress(report);
+  core::Workers workers(options.threads != 0 ? options.threads : core::default_num_threads());
+  runtime::PrefillOptions prefill{type, static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
+    progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens, "tok", "prefill");
+    return !stop_requested();
+  }};
+  const auto built = runtime::build_pool(request, *std::move(prompt), **runner, prefill, options.output,
+                                         {options.force, options.mode}, workers);
+  progress.clear();
+  if (!built) {
+    const format::Status stopped = check_stop();
+    return report.error(options.output, stopped ? built.error() : stopped.error());
+  }
+  runtime::remember_model(model->weights_digest, *path);
+  const double total_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (options.json) {
+    report.print_line(to_json(options.output, *built, total_ms));
+  } else {
+    report.notice({}, options.output + summary(*built, total_ms));
+  }
+  return 0;
+}
+
+}  // namespace polykv::cli

@@ -1,0 +1,107 @@
+#include "cli/commands/questions.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "cli/runtime/tokenizer/tokenizer.h"
+#include "cli/signals.h"
+
+namespace polykv::cli {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+using format::Status;
+
+bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
+
+Status check_question(const std::string& text) {
+  if (is_blank(text)) return Error(ErrorCode::kUnusableText, "the question is empty");
+  if (const auto offset = runtime::find_invalid_utf8(text)) {
+    return Error(ErrorCode::kUnusableText, "the question is not UTF-8 at byte " + std::to_string(*offset));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string Question::label() const { return id.is_string() ? id.get<std::string>() : id.dump(); }
+
+Question parse_question_line(std::string_view line, std::size_t number) {
+  Question question{number, std::string(line), {}};
+  if (line.empty() || line.front() != '{') {
+    question.usable = check_question(question.text);
+    return question;
+  }
+  const auto json = nlohmann::ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("question") || !json["question"].is_string()) {
+    question.usable = Error(ErrorCode::kUnusableText, R"(a line that starts with '{' must be {"id": ..., "question": "TEXT"})");
+    return question;
+  }
+  question.text = json["question"].get<std::string>();
+  if (json.contains("id")) question.id = json["id"];
+  question.usable = check_question(question.text);
+  return question;
+}
+
+QuestionSource::QuestionSource(std::vector<std::string> arguments, int descriptor)
+    : arguments_(std::move(arguments)), from_arguments_(!arguments_.empty()), descriptor_(descriptor) {}
+
+bool QuestionSource::from_terminal() const { return !from_arguments_ && isatty(descriptor_) != 0; }
+
+format::Result<std::optional<std::string>> QuestionSource::read_line() {
+  while (true) {
+    const std::size_t end = buffer_.find('\n');
+    if (end != std::string::npos || (at_end_ && !buffer_.empty())) {
+      std::string line = buffer_.substr(0, end);
+      buffer_.erase(0, end == std::string::npos ? end : end + 1);
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      return std::optional(std::move(line));
+    }
+    if (at_end_) return std::optional<std::string>();
+    char bytes[1 << 16];
+    const ssize_t count = ::read(descriptor_, bytes, sizeof bytes);
+    POLYKV_CHECK_STATUS(check_stop());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return Error(ErrorCode::kIo, std::string("cannot read standard input: ") + std::strerror(errno));
+    if (count == 0) at_end_ = true;
+    buffer_.append(bytes, static_cast<std::size_t>(count));
+  }
+}
+
+format::Result<std::optional<Question>> QuestionSource::next() {
+  if (!ahead_.empty()) {
+    Question question = std::move(ahead_.front());
+    ahead_.erase(ahead_.begin());
+    return std::optional(std::move(question));
+  }
+  if (from_arguments_) {
+    if (number_ == arguments_.size()) return std::optional<Question>();
+    const std::string& text = arguments_[number_++];
+    return std::optional(Question{number_, text, check_question(text)});
+  }
+  while (true) {
+    POLYKV_TRY(const std::optional<std::string> line, read_line());
+    if (!line) return std::optional<Question>();
+    ++number_;
+    if (!is_blank(*line)) return std::optional(parse_question_line(*line, number_));
+  }
+}
+
+Status QuestionSource::require_single() {
+  std::vector<Question> all;
+  while (all.size() < 2) {
+    POLYKV_TRY(std::optional<Question> question, next());
+    if (!question) break;
+    all.push_back(*std::move(question));
+  }
+  if (all.size() > 1) {
+    return Error(ErrorCode::kUsage, "--json answers one question; --jsonl prints one object a line for several");
+  }
+  ahead_ = std::move(all);
+  return {};
+}
+
+}  // namespace polykv::cli

@@ -1,0 +1,51 @@
+// Where `ask` takes its questions from: the arguments or, without any, the lines of standard input.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "format/status.h"
+
+namespace polykv::cli {
+
+struct Question {
+  nlohmann::ordered_json id;  // the line's number, or what a JSON line says
+  std::string text;
+  format::Status usable;      // kUnusableText: empty, not UTF-8, a JSON line that is not {"question": TEXT, "id": ...}
+
+  std::string label() const;  // the id, for messages
+};
+
+// A line that starts with '{' is JSON with id and question; any other is a question whose id is its line number, from 1.
+// Blank lines are passed over but counted. Arguments are numbered from 1.
+Question parse_question_line(std::string_view line, std::size_t number);
+
+class QuestionSource {
+ public:
+  QuestionSource(std::vector<std::string> arguments, int descriptor);
+
+  // The next question; an empty optional at the end. kIo, kInterrupted, kTerminated.
+  format::Result<std::optional<Question>> next();
+
+  // kUsage unless there is exactly one question (--json prints one object).
+  format::Status require_single();
+
+  bool from_terminal() const;  // questions are typed by a person
+
+ private:
+  format::Result<std::optional<std::string>> read_line();
+
+  std::vector<std::string> arguments_;
+  bool from_arguments_;
+  int descriptor_;
+  std::size_t number_ = 0;  // of the last argument or line taken
+  std::string buffer_;
+  bool at_end_ = false;
+  std::vector<Question> ahead_;  // read by require_single
+};
+
+}  // namespace polykv::cli

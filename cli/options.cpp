@@ -1,0 +1,408 @@
+#include "cli/options.h"
+
+#include <array>
+
+namespace polykv::cli {
+namespace {
+
+OptionSpec model_option() {
+  return {.letter = 'm',
+          .name = "model",
+          .value = "PATH",
+          .target = &Options::model,
+          .kind = ValueKind::kPath,
+          .environment = "POLYKV_MODEL",
+          .help = "The model: a GGUF file or a Hugging Face folder. Without it: the model whose fingerprint the pool "
+                  "holds, from your index of models, or the default model if it fits."};
+}
+
+OptionSpec threads_option() {
+  return {.letter = 't',
+          .name = "threads",
+          .value = "N",
+          .target = &Options::threads,
+          .kind = ValueKind::kCount,
+          .environment = "POLYKV_THREADS",
+          .minimum = 1,
+          .maximum = 1024,
+          .help = "Threads to work with. Without it: what the CPU affinity and the CPU quota of the control group allow."};
+}
+
+OptionSpec json_option(const char* help) {
+  return {.name = "json", .target = &Options::json, .help = help};
+}
+
+OptionSpec force_option() {
+  return {.letter = 'f', .name = "force", .target = &Options::force, .help = "Replace an existing output file."};
+}
+
+CommandSpec build_command() {
+  return {
+      .name = "build",
+      .operands = "DOC...",
+      .min_operands = 1,
+      .max_operands = SIZE_MAX,
+      .operand_name = "document",
+      .operand_kind = ValueKind::kPath,
+      .operand_choices = {},
+      .common_options = true,
+      .summary = "read documents once and keep their compressed KV cache in a pool",
+      .examples = {{"polykv build contract.txt -o contract.pkv", "build a pool with the default model"},
+                   {"polykv build a.md b.md -o both.pkv -m llama.gguf", "two documents, another model"},
+                   {"pdftotext paper.pdf - | polykv build - -o paper.pkv", "read the document from a pipe"},
+                   {"polykv build old.pkv -o new.pkv", "build again from the text that a pool keeps"}},
+      .description = {"Tokenizes the documents, runs the model over them once, compresses what it computed and "
+                      "publishes it as one file, atomically: an interrupted or failed build leaves nothing behind and "
+                      "an existing pool untouched.",
+                      "Several documents are joined by blank lines. DOC may be '-' for standard input, or a pool: its "
+                      "own text is built again. A document is UTF-8 text; whatever looks like a control token in it is "
+                      "just text.",
+                      "Anyone who can read the pool can recover the document, so a pool is readable by its owner alone "
+                      "unless --mode says otherwise."},
+      .options =
+          {{.letter = 'o',
+            .name = "output",
+            .value = "POOL",
+            .target = &Options::output,
+            .kind = ValueKind::kPath,
+            .required = true,
+            .help = "The pool to write. An existing file is refused before any work unless --force is given."},
+           model_option(),
+           {.name = "codec",
+            .value = "NAME",
+            .target = &Options::codec,
+            .kind = ValueKind::kCodec,
+            .fallback = "k5v4",
+            .environment = "POLYKV_CODEC",
+            .choices = {"k4v3", "k4v4", "k5v4", "k6v4", "k8v3", "f16"},
+            .help = "How keys and values are stored: kAvB, with A bits for a key's value and B bits for a value's, each "
+                    "1 to 8; or f16, uncompressed."},
+           {.name = "template",
+            .value = "NAME",
+            .target = &Options::template_name,
+            .kind = ValueKind::kHint,
+            .fallback = "auto",
+            .environment = "POLYKV_TEMPLATE",
+            .choices = {"auto", "none", "chatml", "llama3"},
+            .help = "The chat template: auto recognises the model's own, none leaves it out, NAME takes a family's."},
+           {.name = "system",
+            .value = "TEXT",
+            .target = &Options::system,
+            .kind = ValueKind::kText,
+            .environment = "POLYKV_SYSTEM",
+            .help = "The system turn. Without it: what the template itself inserts."},
+           {.name = "prefill-type",
+            .value = "TYPE",
+            .target = &Options::prefill_type,
+            .kind = ValueKind::kChoice,
+            .environment = "POLYKV_PREFILL_TYPE",
+            .choices = {"f32", "bf16"},
+            .help = "The number type of the prefill: f32 or bf16. Without it: bf16 where the CPU has instructions for "
+                    "it, else f32. The pool records it."},
+           force_option(),
+           {.name = "mode",
+            .value = "MODE",
+            .target = &Options::mode,
+            .kind = ValueKind::kOctal,
+            .fallback = "0600",
+            .environment = "POLYKV_MODE",
+            .help = "Permissions of the pool, in octal, whatever the umask."},
+           threads_option(),
+           json_option("Print one JSON object (schema polykv.build/1) instead of text.")},
+  };
+}
+
+CommandSpec ask_command() {
+  return {
+      .name = "ask",
+      .operands = "POOL [QUESTION...]",
+      .min_operands = 1,
+      .max_operands = SIZE_MAX,
+      .operand_name = "pool",
+      .operand_kind = ValueKind::kPath,
+      .operand_choices = {},
+      .common_options = true,
+      .summary = "answer questions about a pool's document",
+      .examples = {{"polykv ask contract.pkv \"Who pays for insurance?\"", "one question"},
+                   {"polykv ask contract.pkv < questions.txt", "one question a line"},
+                   {"cut -f2 questions.tsv | polykv ask contract.pkv --jsonl > answers.jsonl",
+                    "one JSON object an answer, in order"},
+                   {"polykv ask contract.pkv --temp 0.7 --seed 1 \"Summarise it.\"", "sample, repeatably"}},
+      .description = {"Maps the pool, attends on its compressed pages in place and prints each answer as it comes. Each "
+                      "question is answered on its own: it sees the document and nothing else.",
+                      "Questions come from the arguments or, without any, one a line from standard input. A line that "
+                      "starts with '{' is a JSON object with \"question\" and \"id\"; any other line is a question "
+                      "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
+                      "question that fails does not stop the others; the exit status is then 1.",
+                      "The model must be the one that the pool was built with: another one is refused with the first "
+                      "field that differs (exit status 10)."},
+      .options =
+          {model_option(),
+           {.letter = 'n',
+            .name = "max-tokens",
+            .value = "N",
+            .target = &Options::max_tokens,
+            .kind = ValueKind::kCount,
+            .fallback = "512",
+            .environment = "POLYKV_MAX_TOKENS",
+            .minimum = 1,
+            .maximum = 1u << 30,
+            .help = "Stop an answer after so many tokens."},
+           {.name = "temp",
+            .value = "T",
+            .target = &Options::temperature,
+            .kind = ValueKind::kNumber,
+            .fallback = "0",
+            .environment = "POLYKV_TEMP",
+            .maximum = 100,
+            .help = "Temperature. 0 always takes the likeliest token, so that an answer repeats exactly; the next four "
+                    "options matter only above 0."},
+           {.name = "top-k",
+            .value = "K",
+            .target = &Options::top_k,
+            .kind = ValueKind::kCount,
+            .fallback = "0",
+            .environment = "POLYKV_TOP_K",
+            .help = "Sample among the K likeliest tokens; 0: among all."},
+           {.name = "top-p",
+            .value = "P",
+            .target = &Options::top_p,
+            .kind = ValueKind::kNumber,
+            .fallback = "1",
+            .environment = "POLYKV_TOP_P",
+            .maximum = 1,
+            .help = "Sample among the likeliest tokens that together reach probability P; 1: among all."},
+           {.name = "min-p",
+            .value = "P",
+            .target = &Options::min_p,
+            .kind = ValueKind::kNumber,
+            .fallback = "0",
+            .environment = "POLYKV_MIN_P",
+            .maximum = 1,
+            .help = "Leave out tokens less likely than P times the likeliest; 0: none."},
+           {.name = "seed",
+            .value = "N",
+            .target = &Options::seed,
+            .kind = ValueKind::kCount,
+            .environment = "POLYKV_SEED",
+            .maximum = 0x1p64,
+            .help = "Seed of the sampler. Without it: a fresh one, which --json reports."},
+           {.name = "stop",
+            .value = "TEXT",
+            .target = &Options::stop,
+            .kind = ValueKind::kText,
+            .help = "End an answer before TEXT, which is not printed. May be given several times."},
+           {.name = "template",
+            .value = "none",
+            .target = &Options::template_name,
+            .kind = ValueKind::kChoice,
+            .choices = {"none"},
+            .help = "State that the pool was built without a chat template; refused if it was built with one."},
+           json_option("Print JSON (schema polykv.ask/1) instead of text."),
+           {.name = "jsonl",
+            .target = &Options::jsonl,
+            .help = "Print one JSON object a line for each answer, in order, as soon as it is complete."},
+           threads_option()},
+  };
+}
+
+CommandSpec pools_command(const char* name, const char* summary, std::vector<Example> examples,
+                          std::vector<const char*> description, std::vector<OptionSpec> options) {
+  return {.name = name,
+          .operands = "POOL...",
+          .min_operands = 1,
+          .max_operands = SIZE_MAX,
+          .operand_name = "pool",
+          .operand_kind = ValueKind::kPath,
+          .operand_choices = {},
+          .common_options = true,
+          .summary = summary,
+          .examples = std::move(examples),
+          .description = std::move(description),
+          .options = std::move(options)};
+}
+
+CommandSpec inspect_command() {
+  return pools_command(
+      "inspect", "say what is in a pool",
+      {{"polykv inspect contract.pkv", "what it holds, made by which model"},
+       {"polykv inspect --json *.pkv | jq .identity", "one JSON object a line for each pool"}},
+      {"Needs no model and takes milliseconds, however large the pool: header, section table and metadata are read and "
+       "checked, pages are not. It prints no text of the document. With several pools the worst exit status wins."},
+      {json_option("Print one JSON object (schema polykv.inspect/1) a pool, each on a line.")});
+}
+
+CommandSpec verify_command() {
+  return pools_command(
+      "verify", "check every byte of a pool",
+      {{"polykv verify contract.pkv", "checksums of every byte"},
+       {"polykv verify --digest *.pkv && echo all good", "SHA-256 as well; the worst exit status wins"}},
+      {"Reads the whole file and checks every checksum, every structural rule and every padding byte. It reports each "
+       "pool and goes on; the worst exit status wins: 4 for a file that is no pool or was cut short, 5 for a damaged "
+       "one, 6 for one that needs another version of polykv.",
+       "Checksums find accidents. They do not prove who made a pool."},
+      {{.name = "digest", .target = &Options::digest, .help = "Check the tree of SHA-256 digests as well."},
+       json_option("Print one JSON object (schema polykv.verify/1) a pool, each on a line.")});
+}
+
+CommandSpec stats_command() {
+  return pools_command(
+      "stats", "say what a pool costs in memory, and what compression did to the answers",
+      {{"polykv stats contract.pkv", "bytes by part, bits per value, fidelity"},
+       {"polykv stats --agents 15 contract.pkv", "with and without sharing, for 15 agents"}},
+      {"Memory: the file by part; the bytes needed to restore keys and values, in bits per value and against float16; "
+       "and for N agents. Ratios are rounded down and bits up. Fidelity: what was measured when the pool was built, "
+       "or that nothing was."},
+      {{.name = "agents",
+        .value = "N",
+        .target = &Options::agents,
+        .kind = ValueKind::kCount,
+        .fallback = "1",
+        .environment = "POLYKV_AGENTS",
+        .minimum = 1,
+        .maximum = 1000000,
+        .help = "Say what N agents need that share the pool, and what they would need without sharing it."},
+       json_option("Print one JSON object (schema polykv.stats/1) a pool, each on a line.")});
+}
+
+CommandSpec export_command() {
+  return {.name = "export",
+          .operands = "POOL",
+          .min_operands = 1,
+          .max_operands = 1,
+          .operand_name = "pool",
+          .operand_kind = ValueKind::kPath,
+          .operand_choices = {},
+          .common_options = true,
+          .summary = "write a pool's keys and values as a safetensors file",
+          .examples = {{"polykv export contract.pkv -o contract.safetensors", "a file that other tools read"},
+                       {"polykv export contract.pkv -o - | sha256sum", "to standard output"}},
+          .description =
+              {"Dequantizes keys and values, one layer at a time, into what a Hugging Face DynamicCache holds: tensors "
+               "layers.N.keys and layers.N.values of shape [1, num_kv_heads, num_tokens, head_dim], keys after RoPE, "
+               "and tokens, the token ids. The numbers are float16, or float32 where one does not fit float16; the "
+               "metadata says which."},
+          .options = {{.letter = 'o',
+                       .name = "output",
+                       .value = "FILE",
+                       .target = &Options::output,
+                       .kind = ValueKind::kPath,
+                       .required = true,
+                       .help = "The file to write; '-' is standard output. An existing file is refused unless --force "
+                               "is given."},
+                      force_option()}};
+}
+
+CommandSpec completion_command() {
+  return {.name = "completion",
+          .operands = "SHELL",
+          .min_operands = 1,
+          .max_operands = 1,
+          .operand_name = "shell",
+          .operand_kind = ValueKind::kChoice,
+          .operand_choices = {"bash", "zsh", "fish"},
+          .common_options = false,
+          .summary = "print a completion script for bash, zsh or fish",
+          .examples = {{"eval \"$(polykv completion bash)\"", "complete in this bash"},
+                       {"polykv completion zsh > ~/.zfunc/_polykv", "for a folder of zsh's fpath"},
+                       {"polykv completion fish > ~/.config/fish/completions/polykv.fish", "for fish"}},
+          .description = {"An installed polykv has its completions in the usual places already."},
+          .options = {}};
+}
+
+CommandSpec help_command() {
+  return {.name = "help",
+          .operands = "[COMMAND]",
+          .min_operands = 0,
+          .max_operands = 1,
+          .operand_name = "command",
+          .operand_kind = ValueKind::kChoice,
+          .operand_choices = {"build", "ask", "inspect", "verify", "stats", "export", "completion", "help"},
+          .common_options = false,
+          .summary = "explain polykv or one of its commands",
+          .examples = {{"polykv help", "all commands"}, {"polykv help ask", "the same as polykv ask --help"}},
+          .description = {},
+          .options = {{.name = "man",
+                       .target = &Options::man,
+                       .hidden = true,
+                       .help = "Print the source of the man page."}}};
+}
+
+}  // namespace
+
+std::span<const CommandSpec> commands() {
+  static const std::array<CommandSpec, 8> table = {build_command(),  ask_command(),    inspect_command(),
+                                                   verify_command(), stats_command(),  export_command(),
+                                                   completion_command(), help_command()};
+  return table;
+}
+
+const CommandSpec* find_command(std::string_view name) {
+  for (const CommandSpec& command : commands()) {
+    if (command.name == name) return &command;
+  }
+  return nullptr;
+}
+
+std::span<const OptionSpec> common_options() {
+  static const std::array<OptionSpec, 4> table = {{
+      {.name = "kernels",
+       .value = "NAME",
+       .target = &Options::kernels,
+       .kind = ValueKind::kHint,
+       .environment = "POLYKV_KERNELS",
+       .choices = {"avx512", "avx2", "scalar"},
+       .help = "Compute with this table of kernels; refused if the machine cannot run it (see polykv --version -v). "
+               "Without it: the best one."},
+      {.letter = 'q',
+       .name = "quiet",
+       .target = &Options::quiet,
+       .environment = "POLYKV_QUIET",
+       .help = "No notices and no progress on standard error. Errors are still reported."},
+      {.name = "no-progress",
+       .target = &Options::no_progress,
+       .environment = "POLYKV_NO_PROGRESS",
+       .help = "No progress line. There is none anyway unless standard error is a terminal."},
+      {.name = "trust",
+       .target = &Options::trust,
+       .environment = "POLYKV_TRUST",
+       .help = "Open a pool that others may write to, or that belongs to somebody else."},
+  }};
+  return table;
+}
+
+std::span<const OptionSpec> help_options() {
+  static const std::array<OptionSpec, 2> table = {{
+      {.letter = 'h', .name = "", .target = &Options::short_help, .help = "Print a short help."},
+      {.name = "help", .target = &Options::help, .help = "Print the whole help."},
+  }};
+  return table;
+}
+
+std::span<const OptionSpec> program_options() {
+  static const std::array<OptionSpec, 2> table = {{
+      {.name = "version", .target = &Options::version, .help = "Print the version."},
+      {.letter = 'v',
+       .name = "verbose",
+       .target = &Options::verbose,
+       .help = "With --version: format versions, kernels and the LibTorch plug-in too."},
+  }};
+  return table;
+}
+
+std::vector<const OptionSpec*> options_of(const CommandSpec* command) {
+  std::vector<const OptionSpec*> rows;
+  const auto add = [&rows](std::span<const OptionSpec> table) {
+    for (const OptionSpec& row : table) rows.push_back(&row);
+  };
+  if (command == nullptr) {
+    add(program_options());
+  } else {
+    add(command->options);
+    if (command->common_options) add(common_options());
+  }
+  add(help_options());
+  return rows;
+}
+
+}  // namespace polykv::cli
