@@ -73,10 +73,9 @@ struct AttentionKernels {
   SoftmaxSum (*softmax)(float* scores, std::size_t begin, std::size_t end, std::size_t num_slots);
 
   // out[v][d] = fused (total(v, d), factor(v, tile), out[v][d]), tile by tile; out [num_vectors][padded_dim].
-  // x[t] = weights[v][t] * scale[t]; top = the largest x of the tile that is a number; inverse = 255 / top;
-  // u8[t] = x[t] * inverse rounded to nearest even, within 0 to 255; factor = top / 255 * step, the division as a product;
-  // total = the exact sum over the tile of u8[t] * value integer. A tile whose top is not in (1e-30, largest float] is
-  // skipped.
+  // x[t] = weights[v][t] * scale[t], weights 0 to 1, a scale that is negative or not finite counting as 0; top = the largest
+  // x of the tile; inverse = 255 / top; u8[t] = x[t] * inverse rounded to nearest even; total = the exact sum over the tile of
+  // u8[t] * value integer; factor = (top * kOver255) * step. A tile whose top is not above kLeastTop is skipped.
   void (*add_codes)(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out);
 
   // out[v][d] = fused sum over t of weights[v][t] * value[t][d], onto out, in the order of t.
@@ -90,27 +89,24 @@ struct AttentionKernels {
 };
 
 // exp(x) for x <= 0, and exactly 1 for 0. Below -80, and for NaN, 0: exp(-80) is 1.8e-35, and a product of a weight and a
-// float16 never becomes so small that it rounds to zero. Relative error below 2e-7.
-//   n = x * log2(e) rounded to nearest even; f = x - n * ln 2, in two fused steps; 2^n * polynomial(f)
+// float16 never becomes so small that it rounds to zero. Relative error below 2e-7 + 2e-9 |x|.
+//   n = x * log2(e) rounded to nearest even; f = x - n * ln 2, fused; 2^n * polynomial(f), in Horner's order, fused
 float exp_nonpositive(float x);
 
 namespace exponential {
 inline constexpr float kLowest = -80.0f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
 inline constexpr float kRound = 0x1.8p+23f;  // adding it rounds to an integer, which is then in the low bits
-inline constexpr float kLn2High = 0x1.62e43p-1f;
-inline constexpr float kLn2Low = -0x1.05c61p-29f;
-// exp(f) = 1 + f + f^2 * (c2 + c3 f + ... + c6 f^4), |f| <= ln(2) / 2: minimax, relative error 3.1e-9 before rounding.
-inline constexpr float kC6 = 0x1.6a2434p-10f;
-inline constexpr float kC5 = 0x1.1239e2p-7f;
-inline constexpr float kC4 = 0x1.5558f2p-5f;
-inline constexpr float kC3 = 0x1.555492p-3f;
-inline constexpr float kC2 = 0x1.fffffcp-2f;
+inline constexpr float kLn2 = 0x1.62e43p-1f;
+// exp(f) = 1 + f + f^2 * (c2 + c3 f + c4 f^2 + c5 f^3), |f| <= ln(2) / 2: minimax, relative error 1.05e-7 before rounding.
+inline constexpr float kC5 = 0x1.10627ap-7f;
+inline constexpr float kC4 = 0x1.572a06p-5f;
+inline constexpr float kC3 = 0x1.5557aep-3f;
+inline constexpr float kC2 = 0x1.fffdfcp-2f;
 }  // namespace exponential
 
-// Weights of a tile whose largest is below this, or not finite, are dropped: 255 / top would not be a float.
+// A tile whose largest weight is not above this adds nothing: 255 / top would not be a float.
 inline constexpr float kLeastTop = 1e-30f;
-inline constexpr float kLargestFloat = 0x1.fffffep+127f;
 inline constexpr float kOver255 = 0x1.010102p-8f;  // 1 / 255
 
 }  // namespace polykv::core

@@ -236,9 +236,8 @@ __m256 exp_nonpositive_8(__m256 x) {
   const __m256 in_range = _mm256_cmp_ps(x, _mm256_set1_ps(kLowest), _CMP_GE_OQ);
   const __m256 rounded = _mm256_fmadd_ps(x, _mm256_set1_ps(kLog2E), _mm256_set1_ps(kRound));
   const __m256 n = _mm256_sub_ps(rounded, _mm256_set1_ps(kRound));
-  const __m256 f = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2Low), _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2High), x));
-  __m256 p = _mm256_fmadd_ps(f, _mm256_set1_ps(kC6), _mm256_set1_ps(kC5));
-  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kC4));
+  const __m256 f = _mm256_fmadd_ps(n, _mm256_set1_ps(-kLn2), x);
+  __m256 p = _mm256_fmadd_ps(f, _mm256_set1_ps(kC5), _mm256_set1_ps(kC4));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kC3));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(kC2));
   p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
@@ -286,18 +285,22 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   return {max, sum_lanes(sums[0], sums[1])};
 }
 
+// Value scales as floats; negative ones and those that are not finite as 0.
+__m256 load_scales(const std::byte* scales) {
+  const __m256 x = load_float16(scales);
+  const __m256 finite = _mm256_cmp_ps(x, _mm256_set1_ps(std::numeric_limits<float>::max()), _CMP_LE_OQ);
+  return _mm256_max_ps(_mm256_and_ps(x, finite), _mm256_setzero_ps());
+}
+
 // The weights of one tile as 16-bit integers, and the factor of their sums; both 0, if the tile is skipped.
-float quantize_weights(const float* weights, const std::byte* scales, float step, std::int16_t* out) {
-  const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(weights), load_float16(scales));
-  const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(weights + 8), load_float16(scales + 16));
-  const __m256 zero = _mm256_setzero_ps();  // second operand of max: not a number becomes 0
-  const float top = max_lane(_mm256_max_ps(_mm256_max_ps(low, zero), _mm256_max_ps(high, zero)));
-  const bool used = top > kLeastTop && top <= kLargestFloat;
-  const __m256 inverse = _mm256_set1_ps(used ? 255.0f / top : 0.0f), most = _mm256_set1_ps(255.0f);
-  const __m256 a = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(low, inverse), zero), most);
-  const __m256 b = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(high, inverse), zero), most);
-  const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xd8));
+float quantize_weights(const float* weights, __m256 low_scales, __m256 high_scales, float step, std::int16_t* out) {
+  const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(weights), low_scales);
+  const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(weights + 8), high_scales);
+  const float top = max_lane(_mm256_max_ps(low, high));
+  const bool used = top > kLeastTop;
+  const __m256 inverse = _mm256_set1_ps(used ? 255.0f / top : 0.0f);
+  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, inverse)), b = _mm256_cvtps_epi32(_mm256_mul_ps(high, inverse));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
   return used ? top * kOver255 * step : 0.0f;
 }
 
@@ -341,9 +344,11 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
   const std::size_t num_blocks = tiles.padded_dim / kTile;
   Weights quantized;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, values += tiles.padded_dim * kTile) {
+    const std::byte* scales = tiles.scales + tile * kTile * 2;
+    const __m256 low_scales = load_scales(scales), high_scales = load_scales(scales + kTile);
     for (std::size_t v = 0; v < num_vectors; ++v)
-      quantized.factors[v] = quantize_weights(weights + v * kPartialSlots + tile * kTile,
-                                              tiles.scales + tile * kTile * 2, step, quantized.codes[v]);
+      quantized.factors[v] = quantize_weights(weights + v * kPartialSlots + tile * kTile, low_scales, high_scales, step,
+                                              quantized.codes[v]);
     for (std::size_t block = 0; block < num_blocks; ++block) {
       const std::int8_t* from = values + block * kGroup;
       float* to = out + block * kTile;

@@ -210,10 +210,8 @@ void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* score
   expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, _mm512_set1_epi8(-128), tiles.next, keys);
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   std::size_t v = 0;
-  for (; v + 6 <= queries.num_vectors; v += 6) score_vectors<6, 2>(keys, tiles, queries, v, step, scores);
+  for (; v + 4 <= queries.num_vectors; v += 4) score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
   switch (queries.num_vectors - v) {
-    case 5: return score_vectors<5, 2>(keys, tiles, queries, v, step, scores);
-    case 4: return score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
     case 3: return score_vectors<3, 2>(keys, tiles, queries, v, step, scores);
     case 2: return score_vectors<2, 2>(keys, tiles, queries, v, step, scores);
     case 1: return score_vectors<1, 2>(keys, tiles, queries, v, step, scores);
@@ -273,10 +271,8 @@ __m512 exp_nonpositive_16(__m512 x) {
   const __mmask16 in_range = _mm512_cmp_ps_mask(x, _mm512_set1_ps(kLowest), _CMP_GE_OQ);
   const __m512 rounded = _mm512_fmadd_ps(x, _mm512_set1_ps(kLog2E), _mm512_set1_ps(kRound));
   const __m512 n = _mm512_sub_ps(rounded, _mm512_set1_ps(kRound));
-  const __m512 f =
-      _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2Low), _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2High), x));
-  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(kC6), _mm512_set1_ps(kC5));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC4));
+  const __m512 f = _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2), x);
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(kC5), _mm512_set1_ps(kC4));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC3));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(kC2));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
@@ -305,7 +301,8 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   std::size_t t = first;
   for (; t < end; t += kTile) {
     const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(scores + t), _mm512_set1_ps(max));
-    const __m512 weights = _mm512_maskz_mov_ps(visible_lanes(t, begin, end), exp_nonpositive_16(x));
+    __m512 weights = exp_nonpositive_16(x);
+    if (t < begin || end - t < kTile) weights = _mm512_maskz_mov_ps(visible_lanes(t, begin, end), weights);
     sums = _mm512_add_ps(sums, weights);
     _mm512_storeu_ps(scores + t, weights);
   }
@@ -313,47 +310,50 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   return {max, sum_lanes(sums)};
 }
 
-// The largest of each of four vectors' lanes, in lanes 0 to 3.
-__m128 max_of_each(const __m512 (&x)[4]) {
-  __m256 half[4];
-  for (int i = 0; i < 4; ++i)
-    half[i] = _mm256_max_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
-  __m128 quarter[4];
-  for (int i = 0; i < 4; ++i)
-    quarter[i] = _mm_max_ps(_mm256_castps256_ps128(half[i]), _mm256_extractf128_ps(half[i], 1));
-  _MM_TRANSPOSE4_PS(quarter[0], quarter[1], quarter[2], quarter[3]);
-  return _mm_max_ps(_mm_max_ps(quarter[0], quarter[1]), _mm_max_ps(quarter[2], quarter[3]));
-}
-
-// One vector's u8 weights [kMaxTiles][16] and factors [kMaxTiles]; zeros past num_tiles and in skipped tiles.
-void quantize_weights(const ValueTiles& tiles, const float* weights, float step, std::uint8_t* out, float* factors) {
-  __m512 x[kMaxTiles];
-  for (std::size_t t = 0; t < kMaxTiles; ++t)
-    x[t] = t < tiles.num_tiles
-               ? _mm512_mul_ps(_mm512_loadu_ps(weights + t * kTile), load_float16(tiles.scales + t * kTile * 2))
-               : _mm512_setzero_ps();
-  __m512 positive[kMaxTiles];
-  for (std::size_t t = 0; t < kMaxTiles; ++t) positive[t] = _mm512_max_ps(x[t], _mm512_setzero_ps());  // NaN: 0
-  const __m128 top = max_of_each(positive);
-  const __mmask8 used = _mm_cmp_ps_mask(top, _mm_set1_ps(kLeastTop), _CMP_GT_OQ) &
-                        _mm_cmp_ps_mask(top, _mm_set1_ps(kLargestFloat), _CMP_LE_OQ);
-  const __m128 inverse = _mm_maskz_div_ps(used, _mm_set1_ps(255.0f), top);
-  _mm_storeu_ps(factors, _mm_maskz_mul_ps(used, _mm_mul_ps(top, _mm_set1_ps(kOver255)), _mm_set1_ps(step)));
-  alignas(16) float inverses[kMaxTiles];
-  _mm_store_ps(inverses, inverse);
-  for (std::size_t t = 0; t < kMaxTiles; ++t) {
-    const __m512 y = _mm512_mul_ps(x[t], _mm512_set1_ps(inverses[t]));
-    const __m512 within = _mm512_min_ps(_mm512_max_ps(y, _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + t * kTile), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(within)));
-  }
-}
-
 // ---- values
 
 struct Weights {
-  alignas(64) std::uint8_t u8[kMaxVectors][kMaxTiles * kTile];
+  alignas(64) std::uint8_t u8[kMaxVectors][4][kMaxTiles][4];  // [vector][quad of positions][tile][position in the quad]
   alignas(16) float factors[kMaxVectors][kMaxTiles];
 };
+
+// Value scales as floats; negative ones and those that are not finite, and tiles that are not there, as 0.
+void load_scales(const ValueTiles& tiles, __m512 (&scales)[kMaxTiles]) {
+  for (std::size_t t = 0; t < kMaxTiles; ++t) {
+    scales[t] = _mm512_setzero_ps();
+    if (t >= tiles.num_tiles) continue;
+    const __m512 x = load_float16(tiles.scales + t * kTile * 2);
+    const __mmask16 used = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ) &
+                           _mm512_cmp_ps_mask(x, _mm512_set1_ps(std::numeric_limits<float>::max()), _CMP_LE_OQ);
+    scales[t] = _mm512_maskz_mov_ps(used, x);
+  }
+}
+
+// The largest of each vector's 16 lanes: that of x[i] in all of lanes 4i to 4i + 3.
+__m512 max_of_each(const __m512 (&x)[4]) {
+  const __m512 a = _mm512_max_ps(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+  const __m512 b = _mm512_max_ps(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+  const __m512 c = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const __m512 d = _mm512_max_ps(c, _mm512_permute_ps(c, 0x4e));
+  return _mm512_max_ps(d, _mm512_permute_ps(d, 0xb1));
+}
+
+// One vector's weights of a page, four tiles in a row; zeros past num_tiles and in skipped tiles.
+void quantize_weights(const float* row, const __m512 (&scales)[kMaxTiles], float step, std::size_t v, Weights& out) {
+  __m512 x[kMaxTiles];
+  for (std::size_t t = 0; t < kMaxTiles; ++t) x[t] = _mm512_mul_ps(_mm512_loadu_ps(row + t * kTile), scales[t]);
+  const __m512 top = max_of_each(x);
+  const __mmask16 used = _mm512_cmp_ps_mask(top, _mm512_set1_ps(kLeastTop), _CMP_GT_OQ);
+  const __m512 inverse = _mm512_maskz_div_ps(used, _mm512_set1_ps(255.0f), top);
+  const __m512 factor = _mm512_maskz_mul_ps(used, _mm512_mul_ps(top, _mm512_set1_ps(kOver255)), _mm512_set1_ps(step));
+  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(x[0], _mm512_shuffle_f32x4(inverse, inverse, 0x00)));
+  const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(x[1], _mm512_shuffle_f32x4(inverse, inverse, 0x55)));
+  const __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(x[2], _mm512_shuffle_f32x4(inverse, inverse, 0xaa)));
+  const __m512i d = _mm512_cvtps_epi32(_mm512_mul_ps(x[3], _mm512_shuffle_f32x4(inverse, inverse, 0xff)));
+  _mm512_store_si512(out.u8[v], _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d)));
+  const __m512i first_lanes = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
+  _mm_store_ps(out.factors[v], _mm512_castps512_ps128(_mm512_permutexvar_ps(first_lanes, factor)));
+}
 
 // kVectors vectors, kBlocks blocks of 16 dims, all tiles; the sums stay in registers.
 template <std::size_t kVectors, std::size_t kBlocks>
@@ -371,7 +371,7 @@ void add_block(const std::int8_t* values, const ValueTiles& tiles, const Weights
     for (std::size_t quad = 0; quad < 4; ++quad) {
       __m512i weight[kVectors];
       for (std::size_t v = 0; v < kVectors; ++v)
-        weight[v] = broadcast_4(&weights.u8[first + v][tile * kTile + quad * 4]);
+        weight[v] = broadcast_4(weights.u8[first + v][quad][tile]);
       for (std::size_t b = 0; b < kBlocks; ++b) {
         const __m512i value =
             _mm512_load_si512(values + ((tile * 4 + quad) * num_blocks + first_block + b) * kGroup);
@@ -406,8 +406,9 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
   alignas(64) std::int8_t values[kMaxTiles * kTile * 512];
   Weights quantized;
   const float step = codebook(tiles.bits).step;
-  for (std::size_t v = 0; v < num_vectors; ++v)
-    quantize_weights(tiles, weights + v * kPartialSlots, step, quantized.u8[v], quantized.factors[v]);
+  __m512 scales[kMaxTiles];
+  load_scales(tiles, scales);
+  for (std::size_t v = 0; v < num_vectors; ++v) quantize_weights(weights + v * kPartialSlots, scales, step, v, quantized);
   expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, _mm512_setzero_si512(), tiles.next, values);
   std::size_t v = 0;
   for (; v + 3 <= num_vectors; v += 3) add_vectors<3>(values, tiles, quantized, v, out);

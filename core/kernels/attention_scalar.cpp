@@ -16,9 +16,8 @@ float exp_nonpositive(float x) {
   if (!(x >= kLowest)) return 0.0f;
   const float rounded = std::fma(x, kLog2E, kRound);
   const float n = rounded - kRound;
-  const float f = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, x));
-  float p = std::fma(f, kC6, kC5);
-  p = std::fma(p, f, kC4);
+  const float f = std::fma(n, -kLn2, x);
+  float p = std::fma(f, kC5, kC4);
   p = std::fma(p, f, kC3);
   p = std::fma(p, f, kC2);
   p = std::fma(p, f, 1.0f);
@@ -124,16 +123,13 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
 float quantize_weights(const float* weights, const std::byte* scales, float step, std::uint8_t* out) {
   float x[kTile], top = 0.0f;
   for (std::size_t t = 0; t < kTile; ++t) {
-    x[t] = weights[t] * float16_at(scales, t);
-    top = x[t] > top ? x[t] : top;
+    const float scale = float16_at(scales, t);
+    x[t] = weights[t] * (scale > 0.0f && scale <= std::numeric_limits<float>::max() ? scale : 0.0f);
+    top = std::max(top, x[t]);
   }
-  if (!(top > kLeastTop && top <= kLargestFloat)) return 0.0f;
-  const float inverse = 255.0f / top;
-  for (std::size_t t = 0; t < kTile; ++t) {
-    const float y = x[t] * inverse;
-    const float within = y > 0.0f ? std::min(y, 255.0f) : 0.0f;
-    out[t] = static_cast<std::uint8_t>(std::nearbyint(within));
-  }
+  if (!(top > kLeastTop)) return 0.0f;
+  const float inverse = 255.0f / top;  // x * inverse is at most 255 but for one rounding
+  for (std::size_t t = 0; t < kTile; ++t) out[t] = static_cast<std::uint8_t>(std::nearbyint(x[t] * inverse));
   return top * kOver255 * step;
 }
 

@@ -3,11 +3,11 @@
 usage: check_demo_text.py HF_DIR [--variants f32,bf16,noise2]
 needs: torch transformers; HF_DIR is the default model as a Hugging Face folder (dequantized weights, right tokenizer)
 
-The document's keys and values are computed once in float32 and altered as each variant says: `bf16` rounds them, `noiseN`
-adds to every vector Gaussian noise of N % of its norm, a stand-in for a codec (k5v4 errs by about 5 % in keys and 10 % in
-values, k4v3 by 10 % and 19 %: the Lloyd-Max error of a Gaussian). Every question then starts from a copy of them.
-Prints one line an answer: the variant, ok or WRONG, the smallest lead in log probability of a chosen token over the next
-best before the wanted words were complete, the question and the answer. Exit status 1 if anything is wrong.
+The document's keys and values are computed once in float32 and altered as each variant says: `bf16` rounds them,
+`noiseN` adds to every vector Gaussian noise of N % of its norm, a stand-in for a codec (k5v4 errs by about 5 % in keys
+and 10 % in values, k4v3 by 10 % and 19 %: the Lloyd-Max error of a Gaussian). Every question then starts from a copy.
+Prints one line an answer: the variant, ok or WRONG, the smallest lead in log probability of a chosen token over the
+next best before the wanted words were complete, the question and the answer. Exit status 1 if anything is wrong.
 """
 import argparse
 import math
@@ -104,7 +104,7 @@ def main():
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.hf_dir)
     num_tokens = len(tokenizer(document, add_special_tokens=False).input_ids)
-    print(f"lighthouse.txt: {len(raw)} bytes, {len(document.split())} words, {num_tokens} tokens; {len(rows)} questions")
+    print(f"{len(raw)} bytes, {len(document.split())} words, {num_tokens} tokens; {len(rows)} questions")
     if num_tokens not in TOKENS:
         faults.append(f"{num_tokens} tokens, wanted {TOKENS.start} to {TOKENS.stop - 1}")
     if faults:

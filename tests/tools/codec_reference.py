@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""spec/codecs.md in numpy, in the order of the spec and without a look at the C++: quantizes, lays out pages, reads them back.
+"""spec/codecs.md in numpy, from the specification alone and in its order: quantizes and lays out pages.
 
     codec_reference.py vectors    the table of spec/test-vectors.md (SHA-256 of the pages of generated inputs)
     codec_reference.py signs      the rotation's signs as hex
@@ -174,7 +174,7 @@ def mean_of_keys(keys):
 def generated(seed, count, head_dim):
     """The input of the test vectors: float16 bits [count][head_dim]."""
     z = splitmix64(seed, count * head_dim).reshape(count, head_dim)
-    integers = sum(((z >> np.uint64(8 * i)) & np.uint64(255)).astype(np.uint8).view(np.int8).astype(np.int32) for i in range(4))
+    integers = z.astype("<u8").view(np.int8).reshape(count, head_dim, 8)[:, :, :4].sum(axis=2, dtype=np.int32)
     out = (integers / 64).astype(np.float16)
     for p in range(count):
         if p % 29 == 5:
@@ -187,8 +187,8 @@ def generated(seed, count, head_dim):
 
 
 def cases():
-    """(key bits, value bits), head_dim, positions. The long ones are for the order of operations: one rounding done otherwise
-    moves about one float16 scale in 10,000, and one code in a million."""
+    """(key bits, value bits), head_dim, positions. The long ones are for the order of operations: one rounding done
+    otherwise moves about one float16 scale in 10,000, and one code in a million."""
     for count in (1, 15, 16, 17, 63, 64, 65, 200):
         yield (5, 4), 64, count
     for head_dim in (8, 16, 24, 40, 80, 96, 128, 256, 512):

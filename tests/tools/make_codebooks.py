@@ -8,20 +8,25 @@ import math
 import struct
 
 
+def density(x):
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def upper_tail(x):
+    return math.erfc(x / math.sqrt(2)) / 2
+
+
 def positive_centroids(bits):
     """The positive half of the optimal 2**bits-level quantizer of N(0, 1), by Lloyd's iteration in closed form."""
     half = 2 ** (bits - 1)
     centroids = [(i + 0.5) / half * (1.2 + 0.45 * bits) for i in range(half)]
-    density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    upper_tail = lambda x: math.erfc(x / math.sqrt(2)) / 2
     while True:
-        inner = [(a + b) / 2 for a, b in zip(centroids, centroids[1:])]
-        low, high = [0.0] + inner, inner + [math.inf]
+        edges = [0.0] + [(centroids[i] + centroids[i + 1]) / 2 for i in range(half - 1)] + [math.inf]
         moved = [
-            (density(a) - (density(b) if b < math.inf else 0)) / (upper_tail(a) - (upper_tail(b) if b < math.inf else 0))
-            for a, b in zip(low, high)
+            (density(edges[i]) - density(edges[i + 1])) / (upper_tail(edges[i]) - upper_tail(edges[i + 1]))
+            for i in range(half)
         ]
-        change = max(abs(a - b) for a, b in zip(moved, centroids))
+        change = max(abs(moved[i] - centroids[i]) for i in range(half))
         centroids = moved
         if change < 1e-14:
             return centroids

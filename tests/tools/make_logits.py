@@ -9,6 +9,7 @@ It reads the model files itself and shares no code with make_models.py, so that 
 golden/NAME.json: tokens; at some positions the ten largest logits; 24 tokens of greedy continuation, with the smallest
 gap between the first and the second logit on the way (a runner whose logits are off by less than half of it must give
 the same tokens). golden/tensors.json: per model and tensor the SHA-256 of its float32 values in stored order.
+golden/rope.json: inverse frequencies of transformers for RoPE settings of known models.
 """
 import hashlib
 import json
@@ -23,6 +24,7 @@ from gguf.quants import dequantize
 from safetensors import safe_open
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 NUM_TOKENS, NUM_GREEDY, TOP = 96, 24, 10
@@ -163,6 +165,22 @@ def chatml_tokens(path):
     return text, tokenizer.encode(text).ids, tokenizer
 
 
+ROPE = [{"theta": 10000.0, "head_dim": 64}, {"theta": 1e6, "head_dim": 40},
+        {"theta": 10000.0, "head_dim": 128, "rope_type": "linear", "factor": 4.0},
+        {"theta": 500000.0, "head_dim": 128, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},  # Llama 3.1 8B
+        {"theta": 500000.0, "head_dim": 64, "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}]  # Llama 3.2 1B
+
+
+def rope_frequencies(settings):
+    scaling = {key: value for key, value in settings.items() if key not in ("theta", "head_dim")}
+    config = LlamaConfig(hidden_size=settings["head_dim"], num_attention_heads=1, rope_theta=settings["theta"],
+                         max_position_embeddings=131072, rope_scaling=scaling or None)
+    frequencies, _ = ROPE_INIT_FUNCTIONS[settings.get("rope_type", "default")](config, "cpu")
+    return settings | {"inverse_frequencies": [float(f"{value:.9g}") for value in frequencies.tolist()]}
+
+
 def write(path, value):
     text = json.dumps(value, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r",\s+", ", ", m.group(1)) + "]", text)
@@ -191,6 +209,7 @@ def main(folder, extra):
         write(f"{out}/{entry.removesuffix('.gguf')}.json", {"model": entry} | result)
         print(f"{entry}: gap {result['greedy_gap']}, greedy {result['greedy'][:8]}")
     write(f"{out}/tensors.json", all_stored)
+    write(f"{out}/rope.json", [rope_frequencies(settings) for settings in ROPE])
     for pair in extra:
         name, path = pair.split("=", 1)
         config, tensors, divisors, _ = load_gguf(path)

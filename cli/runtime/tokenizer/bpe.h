@@ -21,8 +21,8 @@ class PieceMerger {
  public:
   PieceMerger(const ByteTokens& byte_tokens, const MergeTable& merges) : byte_tokens_(byte_tokens), merges_(merges) {}
 
-  // Appends the tokens of `piece` to `out`, ranges shifted by `offset`; bytes without a token are in no range. The pair of
-  // lowest rank is merged first, of equal ones the leftmost. O(n log n) in the piece's bytes.
+  // Appends the tokens of `piece` to `out`, ranges shifted by `offset`; bytes without a token are in no range. The pair
+  // of lowest rank is merged first, of equal ones the leftmost. O(n log n) in the piece's bytes.
   void merge(std::string_view piece, std::uint32_t offset, std::vector<TextToken>& out);
 
  private:

@@ -15,8 +15,8 @@ struct Utf8Step {
     kUnfinished,  // all `bytes` bytes that are left may begin a character
   };
   Kind kind;
-  std::uint32_t bytes;      // at least 1
-  char32_t character = 0;   // of kCharacter
+  std::uint32_t bytes;     // at least 1
+  char32_t character = 0;  // of kCharacter
 };
 
 // The first character of `text`, which is not empty. Strict: no overlong forms, no surrogates, nothing above U+10FFFF.

@@ -118,8 +118,8 @@ bool fits_before(std::span<const PromptPiece> before, const Family& family, bool
          fits(before.subspan(num_system), family.user_turn);
 }
 
-// Has `chat` the family's shape: [BOS] [system turn] user turn, and after it the opening of the assistant's turn? SmolLM2's
-// BOS is the token that opens a ChatML turn, so both readings of a first BOS are tried.
+// Has `chat` the family's shape: [BOS] [system turn] user turn, and after it the opening of the assistant's turn?
+// SmolLM2's BOS is the token that opens a ChatML turn, so both readings of a first BOS are tried.
 bool fits(const ChatTemplate& chat, const Family& family, bool with_system, std::string_view bos) {
   if (!fits(chat.after, family.after)) return false;
   const std::span<const PromptPiece> before = chat.before;

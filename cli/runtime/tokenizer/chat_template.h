@@ -25,18 +25,22 @@ struct ChatTemplate {
   // `before` and the first of `after` may be text: it is tokenized together with the content.
   std::vector<PromptPiece> before;
   std::vector<PromptPiece> after;
-  // Llama 3's templates drop whitespace at both ends of the user's content (`| trim`). The content is document and question:
-  // whoever joins them drops it before the document and after the question (trim_start, trim_end of characters.h).
+  // Llama 3's templates drop whitespace at both ends of the user's content (`| trim`). The content is document and
+  // question: whoever joins them drops it before the document and after the question (trim_start, trim_end of
+  // characters.h).
   bool trims_content = false;
 };
 
-// `requested`: "auto" (recognise the model's own; refuse an unknown one), "none", or a family's name: the model's own if it
-// is of that family, else the family's plain form, without a system turn of its own.
-// `system`: nullopt takes what the template itself inserts (SmolLM2's and Qwen's default system turn, Llama 3's dates, of
-// which today's is the one that the template pins). Texts of the result are normalized.
-// A template is recognised by what it prints, not by how it is written: it is rendered by the rules of jinja.h and must come
-// out in a family's shape. `none` gives before = {BOS} or {}, after = {}; the newline between content and question is the
-// caller's.
+// `requested`: "auto" (recognise the model's own; refuse an unknown one), "none", or a family's name: the model's own
+// if it is of that family, else the family's plain form, without a system turn of its own.
+//
+// `system`: nullopt takes what the template itself inserts (SmolLM2's and Qwen's default system turn, Llama 3's dates,
+// of which today's is the one that the template pins).
+//
+// A template is recognised by what it prints, not by how it is written: it is rendered by the rules of jinja.h and must
+// come out in a family's shape. Texts of the result are normalized. `none` gives before = {BOS} or {}, after = {}; the
+// newline between content and question is the caller's.
+//
 // Errors: kUnknownTemplate, naming the remedy (--template NAME|none) and the known names; kUsage: `system` with "none".
 format::Result<ChatTemplate> make_chat_template(std::string_view requested,
                                                 const std::optional<std::string>& model_template,

@@ -16,7 +16,7 @@ namespace polykv::runtime {
 struct PrintedPart {
   enum class Source : std::uint8_t { kTemplate, kSystem, kUser };
   Source source;
-  std::string text;  // empty for kUser: the text is not known yet
+  std::string text;                                 // empty for kUser: the text is not known yet
   bool trimmed_start = false, trimmed_end = false;  // kUser: whitespace at its ends is dropped
 };
 
@@ -25,9 +25,9 @@ struct ChatInput {
   std::string bos_token;              // as the vocabulary spells it; empty: there is none
 };
 
-// What jinja2 prints for [system turn,] user turn, add_generation_prompt=true, without tools or documents. `strftime_now` is
-// undefined, so templates that ask for today's date fall back on the one they pin: the same pool tomorrow.
-// kUnknownTemplate names the first construct that is not taken.
+// What jinja2 prints for [system turn,] user turn, add_generation_prompt=true, without tools or documents.
+// `strftime_now` is undefined, so templates that ask for today's date fall back on the one they pin: the same pool
+// tomorrow. kUnknownTemplate names the first construct that is not taken.
 format::Result<std::vector<PrintedPart>> render_jinja(std::string_view source, const ChatInput& input);
 
 }  // namespace polykv::runtime

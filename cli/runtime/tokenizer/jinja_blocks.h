@@ -24,8 +24,8 @@ struct JinjaBlock {
   std::string_view arguments() const;  // what follows it
 };
 
-// kUnknownTemplate: longer than 256 KiB, more than 64 levels, braces that do not match, statements other than if and for
-// with their parts, and set.
+// kUnknownTemplate: longer than 256 KiB, more than 64 levels, braces that do not match, statements other than if and
+// for with their parts, and set.
 format::Result<std::vector<JinjaBlock>> parse_jinja_blocks(std::string_view source);
 
 format::Error unknown_template(std::string why);  // kUnknownTemplate

@@ -1,10 +1,11 @@
+#include "cli/runtime/tokenizer/jinja_value.h"
+
 #include <cctype>
 #include <optional>
 #include <utility>
 
 #include "cli/runtime/tokenizer/characters.h"
 #include "cli/runtime/tokenizer/jinja_blocks.h"
-#include "cli/runtime/tokenizer/jinja_value.h"
 
 namespace polykv::runtime {
 namespace {
@@ -39,8 +40,8 @@ void trim_parts(std::vector<PrintedPart>& parts, bool front) {
   }
 }
 
-// Recursive descent over one expression, with Jinja's precedences. Evaluates as it parses; where the value is not needed
-// (the other side of an `or`), `skipping_` lets what is not taken pass.
+// Recursive descent over one expression, with Jinja's precedences. Evaluates as it parses; where the value is not
+// needed (the other side of an `or`), `skipping_` lets what is not taken pass.
 class Evaluator {
  public:
   Evaluator(std::string_view source, const JinjaScope& scope, const std::vector<JinjaMessage>& messages)
@@ -168,7 +169,8 @@ class Evaluator {
   }
 
   JinjaValue add(JinjaValue left, const JinjaValue& right) {
-    if (left.kind == Kind::kNumber && right.kind == Kind::kNumber) return JinjaValue::integer(left.number + right.number);
+    if (left.kind == Kind::kNumber && right.kind == Kind::kNumber)
+      return JinjaValue::integer(left.number + right.number);
     if (left.kind != Kind::kText || right.kind != Kind::kText) return refuse("a sum of what is no text");
     append_parts(right.parts, left.parts);
     std::size_t bytes = 0;
@@ -206,7 +208,8 @@ class Evaluator {
     const auto found = scope_.find(name);
     if (found != scope_.end()) return found->second;
     // transformers defines the names of special tokens; any other name that nobody set is undefined there too.
-    return name.ends_with("_token") || name.ends_with("_tokens") ? refuse("the name " + name.substr(0, 32)) : JinjaValue();
+    return name.ends_with("_token") || name.ends_with("_tokens") ? refuse("the name " + name.substr(0, 32))
+                                                                 : JinjaValue();
   }
 
   JinjaValue number() {

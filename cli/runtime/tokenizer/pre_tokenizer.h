@@ -12,13 +12,12 @@
 namespace polykv::runtime {
 
 struct PreTokenizerRule {
-  std::string_view name;                        // GGUF's tokenizer.ggml.pre, and ours
-  std::span<const std::string_view> aliases;    // other values of tokenizer.ggml.pre with the same rule
-  std::string_view pattern;                     // PCRE2; `#` stands for the body of the whitespace class
-  std::string_view json_regex;                  // as a tokenizer.json spells it in a Split; empty: not that way
-  bool ignore_merges;                           // a piece that is a token is that token, whatever the merges say
-  bool nfc;                                     // GGUF does not carry the normalizer: these models' is NFC
-  bool adds_bos;                                // where the GGUF does not say
+  std::string_view name;                      // GGUF's tokenizer.ggml.pre, and ours
+  std::span<const std::string_view> aliases;  // other values of tokenizer.ggml.pre with the same rule
+  std::string_view pattern;                   // as a tokenizer.json spells it in a Split
+  bool ignore_merges;                         // a piece that is a token is that token, whatever the merges say
+  bool nfc;                                   // a GGUF does not carry the normalizer; that of these models is NFC
+  bool adds_bos;                              // where the GGUF does not say
 };
 
 // Null: unknown.
@@ -63,7 +62,8 @@ class PieceScanner {
   std::unique_ptr<Match> match_;
 };
 
-// The longest prefix of `text` whose pieces no following text can change, and which cuts into the same pieces on its own.
+// The longest prefix of `text` whose pieces no following text can change, and which cuts into the same pieces on its
+// own.
 std::size_t stable_piece_boundary(const PreTokenizer& pre_tokenizer, std::string_view text);
 
 }  // namespace polykv::runtime

@@ -1,15 +1,15 @@
 #include "cli/runtime/tokenizer/tokenizer.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <array>
 #include <new>
 #include <string>
 #include <utility>
 
-#include <utf8proc.h>
-
-#include "cli/runtime/tokenizer/tokenizer_state.h"
 #include "cli/runtime/tokenizer/characters.h"
+#include "cli/runtime/tokenizer/tokenizer_state.h"
 #include "format/checksum.h"
 
 namespace polykv::runtime {
@@ -23,15 +23,14 @@ constexpr std::array<std::string_view, 5> kEndTokenNames{"<|im_end|>", "<|eot_id
 // (NFC_Quick_Check=Maybe) lie in these blocks only, as of Unicode 16; taking whole blocks errs on the safe side.
 bool may_join_before(char32_t character) {
   if (character < 0x300) return false;
-  const bool in_joining_block = (character >= 0x0900 && character <= 0x0DFF) ||
-                                (character >= 0x1000 && character <= 0x11FF) ||
-                                (character >= 0x1B00 && character <= 0x1BFF) ||
-                                (character >= 0x11000 && character <= 0x16FFF);
+  const bool in_joining_block =
+      (character >= 0x0900 && character <= 0x0DFF) || (character >= 0x1000 && character <= 0x11FF) ||
+      (character >= 0x1B00 && character <= 0x1BFF) || (character >= 0x11000 && character <= 0x16FFF);
   return in_joining_block || utf8proc_get_property(static_cast<utf8proc_int32_t>(character))->combining_class != 0;
 }
 
-// Text before the result is in NFC for good; what follows may still change the rest. The start of the last character that
-// joins nothing before it.
+// Text before the result is in NFC for good; what follows may still change the rest. The start of the last character
+// that joins nothing before it.
 std::size_t settled_nfc_prefix(std::string_view text) {
   std::size_t begin = text.size();
   while (begin > 0) {
@@ -215,6 +214,7 @@ std::string Tokenizer::token_bytes(TokenId id) const {
   return bytes;
 }
 
+std::string_view Tokenizer::kind() const { return "gpt2-bpe"; }
 std::string_view Tokenizer::pre_tokenizer() const { return state_->pre_tokenizer.rule().name; }
 std::string_view Tokenizer::normalizer() const { return state_->nfc ? "nfc" : "none"; }
 
@@ -225,7 +225,7 @@ std::size_t Tokenizer::memory_bytes() const {
 std::string Tokenizer::digest() const {
   DigestInput input;
   input.add_text("polykv/tokenizer/1");
-  input.add_text("gpt2-bpe");
+  input.add_text(kind());
   input.add_text(state_->pre_tokenizer.rule().pattern);
   input.add_text(normalizer());
   input.add_number(state_->ignore_merges ? 1 : 0);

@@ -105,7 +105,8 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufFile& gguf) {
   const PreTokenizerRule* rule = pre ? find_pre_tokenizer(*pre) : nullptr;
   if (rule == nullptr) {
     std::string known;
-    for (const PreTokenizerRule& each : pre_tokenizer_rules()) known += (known.empty() ? "" : ", ") + std::string(each.name);
+    for (const PreTokenizerRule& each : pre_tokenizer_rules())
+      known += (known.empty() ? "" : ", ") + std::string(each.name);
     return unsupported_tokenizer("tokenizer.ggml.pre is " + (pre ? "\"" + shown(*pre) + "\"" : "missing") +
                                  ", supported are " + known);
   }
@@ -118,8 +119,7 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufFile& gguf) {
   state->ignore_merges = rule->ignore_merges;
   const std::size_t vocab_size = state->vocabulary.size();
   POLYKV_TRY(state->bos, token_setting(gguf, "tokenizer.ggml.bos_token_id", vocab_size));
-  state->adds_bos =
-      gguf.boolean("tokenizer.ggml.add_bos_token").value_or(rule->adds_bos && state->bos.has_value());
+  state->adds_bos = gguf.boolean("tokenizer.ggml.add_bos_token").value_or(rule->adds_bos && state->bos.has_value());
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
     POLYKV_TRY(const std::optional<TokenId> id, token_setting(gguf, key, vocab_size));
     if (id) state->end_tokens.push_back(*id);

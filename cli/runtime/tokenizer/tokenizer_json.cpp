@@ -64,12 +64,13 @@ Result<const PreTokenizerRule*> read_pre_tokenizer(const json& root) {
   const std::vector<const json*> steps = steps_of(field(root, "pre_tokenizer"), "pretokenizers");
   const PreTokenizerRule* rule = nullptr;
   if (steps.size() == 1 && is_byte_level(*steps[0], true)) rule = find_pre_tokenizer("gpt-2");
-  if (steps.size() == 2 && text_field(*steps[0], "type") == "Digits" && is_true(field(*steps[0], "individual_digits")) &&
-      is_byte_level(*steps[1], true)) {
+  if (steps.size() == 2 && text_field(*steps[0], "type") == "Digits" &&
+      is_true(field(*steps[0], "individual_digits")) && is_byte_level(*steps[1], true)) {
     rule = find_pre_tokenizer("smollm");
   }
-  if (steps.size() == 2 && text_field(*steps[0], "type") == "Split" && text_field(*steps[0], "behavior") == "Isolated" &&
-      !is_true(field(*steps[0], "invert")) && is_byte_level(*steps[1], false)) {
+  if (steps.size() == 2 && text_field(*steps[0], "type") == "Split" &&
+      text_field(*steps[0], "behavior") == "Isolated" && !is_true(field(*steps[0], "invert")) &&
+      is_byte_level(*steps[1], false)) {
     rule = find_pre_tokenizer_by_regex(text_field(field(*steps[0], "pattern"), "Regex"));
   }
   if (rule != nullptr) return rule;

@@ -96,7 +96,8 @@ class Handler : public nlohmann::json_sax<json> {
   std::uint32_t text_bytes() const { return static_cast<std::uint32_t>(out_.text.size()); }
   bool in_model() const { return open_.size() == 2 && model_ != nullptr && open_.back() == model_; }
 
-  // The pass over model.vocab or model.merges begins. The null that stays behind is for key(), which refuses a second one.
+  // The pass over model.vocab or model.merges begins. The null that stays behind is for key(), which refuses a second
+  // one.
   bool enter(Mode mode) {
     put(nullptr);
     (mode == Mode::kVocab ? out_.has_vocab : out_.has_merges) = true;

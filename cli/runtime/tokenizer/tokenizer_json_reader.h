@@ -22,13 +22,17 @@ struct TokenizerJson {
     std::uint32_t begin, middle, end;  // of the two halves, in `merge_text`
   };
   std::vector<char> text, merge_text;
-  std::vector<Token> tokens;   // model.vocab, in the file's order
-  std::vector<Merge> merges;   // model.merges, by rank
+  std::vector<Token> tokens;                   // model.vocab, in the file's order
+  std::vector<Merge> merges;                   // model.merges, by rank
   bool has_vocab = false, has_merges = false;  // as an object, as an array
-  nlohmann::json rest;         // all else
+  nlohmann::json rest;                         // all else
 
-  std::string_view left(const Merge& merge) const { return {merge_text.data() + merge.begin, merge.middle - merge.begin}; }
-  std::string_view right(const Merge& merge) const { return {merge_text.data() + merge.middle, merge.end - merge.middle}; }
+  std::string_view left(const Merge& merge) const {
+    return {merge_text.data() + merge.begin, merge.middle - merge.begin};
+  }
+  std::string_view right(const Merge& merge) const {
+    return {merge_text.data() + merge.middle, merge.end - merge.middle};
+  }
 };
 
 // kBadModelFile: not JSON, deeper than 64 levels, over 256 MiB, or vocabulary or merges of another shape.

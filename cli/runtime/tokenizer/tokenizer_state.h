@@ -32,8 +32,9 @@ struct Tokenizer::State {
   static format::Result<Tokenizer> finish(std::unique_ptr<State> state, const PreTokenizerRule& rule);
 };
 
-// An added token that is no control token would be found in running text by other tokenizers; here it never is. That is as
-// good for names ("<think>", "[PAD7]"), which polykv takes as text on purpose, and wrong for anything else (runs of spaces).
+// An added token that is no control token would be found in running text by other tokenizers; here it never is. That is
+// as good for names ("<think>", "[PAD7]"), which polykv takes as text on purpose, and wrong for anything else (runs of
+// spaces).
 bool is_markup(std::string_view added_token);
 
 format::Error bad_tokenizer(std::string message);          // kBadModelFile

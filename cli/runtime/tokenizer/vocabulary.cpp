@@ -78,10 +78,7 @@ Vocabulary::Vocabulary(const char* base, std::vector<std::uint32_t> offsets, std
 
 Vocabulary::Vocabulary(std::vector<char> text, std::vector<std::uint32_t> offsets, std::vector<std::uint16_t> lengths,
                        std::vector<TokenType> types)
-    : owned_(std::move(text)),
-      offsets_(std::move(offsets)),
-      lengths_(std::move(lengths)),
-      types_(std::move(types)) {
+    : owned_(std::move(text)), offsets_(std::move(offsets)), lengths_(std::move(lengths)), types_(std::move(types)) {
   base_ = owned_.data();
   build();
 }
@@ -114,9 +111,8 @@ TokenId Vocabulary::find(std::string_view wanted, bool named) const {
 }
 
 std::size_t Vocabulary::memory_bytes() const {
-  return owned_.capacity() + offsets_.capacity() * sizeof(std::uint32_t) +
-         lengths_.capacity() * sizeof(std::uint16_t) + types_.capacity() * sizeof(TokenType) +
-         slots_.capacity() * sizeof(std::uint32_t);
+  return owned_.capacity() + offsets_.capacity() * sizeof(std::uint32_t) + lengths_.capacity() * sizeof(std::uint16_t) +
+         types_.capacity() * sizeof(TokenType) + slots_.capacity() * sizeof(std::uint32_t);
 }
 
 void MergeTable::reserve(std::size_t num_merges) {

@@ -36,8 +36,8 @@ void append_bytes_of(std::string_view characters, std::string& out);
 class Vocabulary {
  public:
   Vocabulary() = default;
-  // Token i is the bytes lengths[i] from base + offsets[i] on; all arrays have one length, at most kMaxVocabSize. `base`
-  // must outlive the vocabulary.
+  // Token i is the bytes lengths[i] from base + offsets[i] on; all arrays have one length, at most kMaxVocabSize.
+  // `base` must outlive the vocabulary.
   Vocabulary(const char* base, std::vector<std::uint32_t> offsets, std::vector<std::uint16_t> lengths,
              std::vector<TokenType> types);
   // The same over text that the vocabulary keeps.

@@ -12,6 +12,7 @@
 using namespace polykv;
 using namespace polykv::tests;
 using format::SectionKind;
+using format::to_hex;
 
 TEST_CASE("the worked example of the specification") {
   SamplePool sample;

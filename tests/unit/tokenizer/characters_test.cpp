@@ -12,7 +12,8 @@ using runtime::Detokenizer;
 using runtime::find_invalid_utf8;
 
 TEST_CASE("UTF-8 is checked strictly", "[tokenizer]") {
-  for (const std::string_view valid : {"", "a", "\u00e9", "\u0800", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0010ffff"}) {
+  for (const std::string_view valid :
+       {"", "a", "\u00e9", "\u0800", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0010ffff"}) {
     CHECK_FALSE(find_invalid_utf8(valid));
   }
   struct Case {
@@ -20,9 +21,21 @@ TEST_CASE("UTF-8 is checked strictly", "[tokenizer]") {
     std::size_t offset;
   };
   const Case cases[] = {
-      {"\x80", 0},          {"ab\xc3", 2},          {"ab\xc3(", 2},       {"\xc0\xaf", 0},          {"\xc1\xbf", 0},
-      {"\xe0\x9f\xbf", 0},  {"\xed\xa0\x80", 0},    {"\xed\xbf\xbf", 0},  {"\xf0\x8f\xbf\xbf", 0},  {"\xf4\x90\x80\x80", 0},
-      {"\xf5\x80\x80\x80", 0}, {"\xff", 0},         {"\xe4\xb8", 0},      {"\xf0\x9f\x99", 0},      {"123456789\xfe", 9},
+      {"\x80", 0},
+      {"ab\xc3", 2},
+      {"ab\xc3(", 2},
+      {"\xc0\xaf", 0},
+      {"\xc1\xbf", 0},
+      {"\xe0\x9f\xbf", 0},
+      {"\xed\xa0\x80", 0},
+      {"\xed\xbf\xbf", 0},
+      {"\xf0\x8f\xbf\xbf", 0},
+      {"\xf4\x90\x80\x80", 0},
+      {"\xf5\x80\x80\x80", 0},
+      {"\xff", 0},
+      {"\xe4\xb8", 0},
+      {"\xf0\x9f\x99", 0},
+      {"123456789\xfe", 9},
       {"\u00e9\u00e9\xe9", 4},
   };
   for (const Case& each : cases) {
@@ -33,8 +46,10 @@ TEST_CASE("UTF-8 is checked strictly", "[tokenizer]") {
 
 TEST_CASE("UTF-8 is checked as format checks it", "[tokenizer]") {
   std::mt19937 random(3);
-  const std::string_view bytes("\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5\xff"
-                               "ab", 22);
+  const std::string_view bytes(
+      "\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe1\xed\xef\xf0\xf1\xf4\xf5\xff"
+      "ab",
+      22);
   for (int i = 0; i < 20'000; ++i) {
     std::string text(random() % 20, 'x');
     for (std::size_t left = random() % 6; left > 0; --left) text += bytes[random() % bytes.size()];
@@ -70,7 +85,9 @@ TEST_CASE("a stream of tokens prints whole characters only", "[tokenizer]") {
 TEST_CASE("bytes that make no character print as U+FFFD", "[tokenizer]") {
   const Tokenizer tokenizer = small_tokenizer("smollm");
   // Token of each byte, through text that is tokenized byte by byte because it is not UTF-8.
-  const auto tokens_of = [&](std::string_view bytes) { return ids_of(tokenizer.tokenize(std::string(bytes) + '\xff')); };
+  const auto tokens_of = [&](std::string_view bytes) {
+    return ids_of(tokenizer.tokenize(std::string(bytes) + '\xff'));
+  };
   const auto print = [&](std::string_view bytes) {
     Detokenizer detokenizer(tokenizer);
     std::string text;
@@ -79,9 +96,11 @@ TEST_CASE("bytes that make no character print as U+FFFD", "[tokenizer]") {
     for (const TokenId id : ids) text += detokenizer.add(id);
     return text + "|" + detokenizer.finish();
   };
-  CHECK(print("a\x80" "b") == "a\ufffdb|");
+  CHECK(print("a\x80"
+              "b") == "a\ufffdb|");
   CHECK(print("a\xe4\xb8") == "a|\ufffd");
-  CHECK(print("a\xe4\xb8" "b") == "a\ufffdb|");
+  CHECK(print("a\xe4\xb8"
+              "b") == "a\ufffdb|");
   CHECK(print("\xe4\xb8\xad") == "\u4e2d|");
   CHECK(print("\xf0\x9f\x99\xf0\x9f\x99\x82") == "\ufffd\U0001f642|");
   CHECK(print("\xed\xa0\x80") == "\ufffd\ufffd\ufffd|");

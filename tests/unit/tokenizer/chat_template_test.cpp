@@ -183,7 +183,8 @@ TEST_CASE("a family can be asked for by name", "[template]") {
   const auto other = make_chat_template("llama3", kOwnDefault, std::nullopt, tokenizer);
   REQUIRE(other);
   CHECK(joined(other->before).find("lamp") == std::string::npos);
-  CHECK(make_chat_template("chatml", kOwnDefault, std::nullopt, tokenizer)->before[1].text == "system\nYou keep a lamp.");
+  CHECK(make_chat_template("chatml", kOwnDefault, std::nullopt, tokenizer)->before[1].text ==
+        "system\nYou keep a lamp.");
   const auto wrong = make_chat_template("alpaca", kOwnDefault, std::nullopt, tokenizer);
   REQUIRE_FALSE(wrong);
   CHECK(wrong.error().code == ErrorCode::kUnknownTemplate);
@@ -196,7 +197,8 @@ TEST_CASE("template none is BOS where the model asks for it", "[template]") {
   CHECK(chat->name == "none");
   CHECK(chat->before.empty());
   CHECK(chat->after.empty());
-  const auto adds = open_json(small_tokenizer_json("llama-bpe"), R"({"add_bos_token": true, "bos_token": "<|begin_of_text|>"})");
+  const auto adds =
+      open_json(small_tokenizer_json("llama-bpe"), R"({"add_bos_token": true, "bos_token": "<|begin_of_text|>"})");
   REQUIRE(adds);
   const auto with_bos = make_chat_template("none", std::nullopt, std::nullopt, *adds);
   REQUIRE(with_bos);
@@ -217,7 +219,8 @@ TEST_CASE("text of the template is normalized", "[template]") {
 
 TEST_CASE("templates of another shape are refused", "[template]") {
   const Tokenizer tokenizer = small_tokenizer("smollm");
-  const std::string user = "{{ '<|im_start|>user\\n' + messages[-1].content + '<|im_end|>\\n<|im_start|>assistant\\n' }}";
+  const std::string user =
+      "{{ '<|im_start|>user\\n' + messages[-1].content + '<|im_end|>\\n<|im_start|>assistant\\n' }}";
   REQUIRE(make_chat_template("auto", user, std::nullopt, tokenizer));
   check_refused(user, tokenizer, "system turn", "Be brief.");
   check_refused(user + user, tokenizer, "user turn once");

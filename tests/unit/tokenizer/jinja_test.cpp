@@ -57,12 +57,32 @@ TEST_CASE("expressions", "[template]") {
   const auto truth = [](const std::string& expression, const std::optional<std::string>& system = std::nullopt) {
     return print("{% if " + expression + " %}yes{% else %}no{% endif %}", system);
   };
-  for (const char* yes : {"true", "not false", "'a' == 'a'", "1 != 2", "not 'a' == 'b'", "tools is none", "tools is defined",
-                          "nothing is not defined", "not nothing", "'x' in 'axb'", "'role' in messages[0]",
-                          "'tool_calls' not in messages[0]", "messages|length == 1", "messages[1:]|length == 0",
-                          "messages[5] is undefined", "messages[0].name is undefined", "messages[0].content",
-                          "messages[0].content is string", "3 - 1 == 2", "-1 < 0", "2 >= 2", "false or 1", "not (1 and '')",
-                          "true or messages[0].content == 'x'", "not (false and strange|filter)", "nothing == missing"}) {
+  for (const char* yes : {"true",
+                          "not false",
+                          "'a' == 'a'",
+                          "1 != 2",
+                          "not 'a' == 'b'",
+                          "tools is none",
+                          "tools is defined",
+                          "nothing is not defined",
+                          "not nothing",
+                          "'x' in 'axb'",
+                          "'role' in messages[0]",
+                          "'tool_calls' not in messages[0]",
+                          "messages|length == 1",
+                          "messages[1:]|length == 0",
+                          "messages[5] is undefined",
+                          "messages[0].name is undefined",
+                          "messages[0].content",
+                          "messages[0].content is string",
+                          "3 - 1 == 2",
+                          "-1 < 0",
+                          "2 >= 2",
+                          "false or 1",
+                          "not (1 and '')",
+                          "true or messages[0].content == 'x'",
+                          "not (false and strange|filter)",
+                          "nothing == missing"}) {
     CAPTURE(yes);
     CHECK(truth(yes) == "yes");
   }
@@ -78,28 +98,61 @@ TEST_CASE("expressions", "[template]") {
 
 TEST_CASE("statements", "[template]") {
   CHECK(print("{% for m in messages %}{{ loop.index0 }}{% endfor %}").starts_with("!"));  // numbers are not printed
-  CHECK(print("{% for m in messages %}{{ m.role }}{% if not loop.last %}, {% endif %}{% endfor %}", "s") == "system, user");
-  CHECK(print("{% for m in messages %}{% if loop.first %}1{% elif loop.index == 2 %}2{% endif %}{% endfor %}", "s") == "12");
+  CHECK(print("{% for m in messages %}{{ m.role }}{% if not loop.last %}, {% endif %}{% endfor %}", "s") ==
+        "system, user");
+  CHECK(print("{% for m in messages %}{% if loop.first %}1{% elif loop.index == 2 %}2{% endif %}{% endfor %}", "s") ==
+        "12");
   CHECK(print("{% set a = 'x' %}{% if true %}{% set a = a + 'y' %}{% endif %}{{ a }}") == "xy");
-  CHECK(print("{% set a = 'x' %}{% for m in messages %}{% set a = a + 'y' %}{{ a }}{% endfor %}{{ a }}", "s") == "xyxyx");
+  CHECK(print("{% set a = 'x' %}{% for m in messages %}{% set a = a + 'y' %}{{ a }}{% endfor %}{{ a }}", "s") ==
+        "xyxyx");
   CHECK(print("{% set messages = messages[1:] %}{% for m in messages %}{{ m.content }}{% endfor %}", "s") == "USER");
   CHECK(print("{% if false %}{{ strange('x') }}{% elif true %}a{% else %}{{ b.c.d }}{% endif %}") == "a");
   CHECK(print("{% for m in messages %}{% for n in messages %}{{ n.role }} {% endfor %}{% endfor %}") == "user ");
 }
 
 TEST_CASE("what depends on the user's words, or is not known, is refused", "[template]") {
-  for (const char* source : {"{{ messages[0].content == 'x' }}", "{% if 'x' in messages[0].content %}{% endif %}",
-                             "{% if messages[0].content == 'x' %}{% endif %}", "{{ messages[0].content | upper }}",
-                             "{{ messages[0].content.strip() }}", "{{ raise_exception('no') }}", "{{ strftime_now('%d') }}",
-                             "{{ 'a' if true else 'b' }}", "{{ 'a' * 2 }}", "{{ 1 == 1 == 1 }}", "{{ none }}", "{{ true }}",
-                             "{{ eos_token }}", "{{ messages }}", "{{ nothing.more }}", "{{ [1] }}", "{{ {} }}", "{{ 'a' 'b' }}",
-                             "{{ '\\x41' }}", "{{ 'open }}", "{{ (1 }}", "{{ }}", "{{ a", "{% if true %}", "{% endif %}",
-                             "{% else %}", "{% for m in messages %}{% else %}{% endfor %}", "{% for a, b in messages %}{% endfor %}",
-                             "{% for m in 'abc' %}{% endfor %}", "{% for m in messages %}{% endif %}{% endfor %}",
-                             "{% if true %}{% else %}{% elif true %}{% endif %}", "{% macro f() %}{% endmacro %}",
-                             "{% set ns.x = 1 %}", "{% set x %}a{% endset %}", "{% set a, b = 1 %}", "{% raw %}{% endraw %}",
-                             "{% generation %}", "{{ messages[::-1] }}", "{{ messages[:1] }}", "{{ messages['a':] }}",
-                             "{{ 99999999999 }}", "{{ 1.5 }}"}) {
+  for (const char* source : {"{{ messages[0].content == 'x' }}",
+                             "{% if 'x' in messages[0].content %}{% endif %}",
+                             "{% if messages[0].content == 'x' %}{% endif %}",
+                             "{{ messages[0].content | upper }}",
+                             "{{ messages[0].content.strip() }}",
+                             "{{ raise_exception('no') }}",
+                             "{{ strftime_now('%d') }}",
+                             "{{ 'a' if true else 'b' }}",
+                             "{{ 'a' * 2 }}",
+                             "{{ 1 == 1 == 1 }}",
+                             "{{ none }}",
+                             "{{ true }}",
+                             "{{ eos_token }}",
+                             "{{ messages }}",
+                             "{{ nothing.more }}",
+                             "{{ [1] }}",
+                             "{{ {} }}",
+                             "{{ 'a' 'b' }}",
+                             "{{ '\\x41' }}",
+                             "{{ 'open }}",
+                             "{{ (1 }}",
+                             "{{ }}",
+                             "{{ a",
+                             "{% if true %}",
+                             "{% endif %}",
+                             "{% else %}",
+                             "{% for m in messages %}{% else %}{% endfor %}",
+                             "{% for a, b in messages %}{% endfor %}",
+                             "{% for m in 'abc' %}{% endfor %}",
+                             "{% for m in messages %}{% endif %}{% endfor %}",
+                             "{% if true %}{% else %}{% elif true %}{% endif %}",
+                             "{% macro f() %}{% endmacro %}",
+                             "{% set ns.x = 1 %}",
+                             "{% set x %}a{% endset %}",
+                             "{% set a, b = 1 %}",
+                             "{% raw %}{% endraw %}",
+                             "{% generation %}",
+                             "{{ messages[::-1] }}",
+                             "{{ messages[:1] }}",
+                             "{{ messages['a':] }}",
+                             "{{ 99999999999 }}",
+                             "{{ 1.5 }}"}) {
     CAPTURE(source);
     CHECK(refused(source));
   }
@@ -122,9 +175,10 @@ TEST_CASE("hostile templates end", "[template]") {
 }
 
 TEST_CASE("random templates never break the renderer", "[template]") {
-  const char* words[] = {"{{", "}}", "{%", "%}", "{#", "#}", "-", "if", "for", "in", "endfor", "endif", "else", "elif", "set",
-                         " ", "messages", "[0]", ".content", "'a'", "(", ")", "|trim", "=", "==", "not", "and", "or", "is",
-                         "defined", "\n", "loop", ".first", "m", "+", "\"", "\\", "[", "]", "1", ":"};
+  const char* words[] = {"{{",    "}}",   "{%",   "%}",  "{#",  "#}",       "-",   "if",       "for", "in",   "endfor",
+                         "endif", "else", "elif", "set", " ",   "messages", "[0]", ".content", "'a'", "(",    ")",
+                         "|trim", "=",    "==",   "not", "and", "or",       "is",  "defined",  "\n",  "loop", ".first",
+                         "m",     "+",    "\"",   "\\",  "[",   "]",        "1",   ":"};
   std::mt19937 random(17);
   for (int i = 0; i < 20'000; ++i) {
     std::string source;

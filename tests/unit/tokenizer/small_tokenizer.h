@@ -52,7 +52,8 @@ inline nlohmann::json small_tokenizer_json(const std::string& rule) {
 inline format::Result<Tokenizer> open_json(const nlohmann::json& tokenizer, std::string_view tokenizer_config = {},
                                            std::string_view config = {}, std::string_view generation_config = {}) {
   const std::string text = tokenizer.dump();
-  return Tokenizer::from_json(as_bytes(text), as_bytes(tokenizer_config), as_bytes(config), as_bytes(generation_config));
+  return Tokenizer::from_json(as_bytes(text), as_bytes(tokenizer_config), as_bytes(config),
+                              as_bytes(generation_config));
 }
 
 inline Tokenizer small_tokenizer(const std::string& rule) {

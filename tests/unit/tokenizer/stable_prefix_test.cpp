@@ -9,11 +9,12 @@ namespace {
 
 // Fragments that begin, end or split pieces in some rule; joined at random they make documents and continuations.
 constexpr std::array<std::string_view, 52> kFragments{
-    " ",      "  ",     "   ",    "\n",     "\r\n",   "\r",           "\t",    "'",      "'s",     "'S",    "'ll",
-    "'r",     "e",      "they",   "Keeper", "1",      "23",           "4567",  "\u00bd", "\u0663", "!",     "...",
-    "_",      "#\n",    "\u00e9", "\u0301", "\u0323", "e\u0301",      "\u4e2d", "\u65e5\u672c", "\u3099", "\u304b",
-    "\ud55c", "\u1112", "\u1161", "\u11ab", "\u0928", "\u093c",       "\u093f", "\u0915", "\u09c7", "\u09be", "\U0001f642",
-    "\u200d", "\u2640", "\ufe0f", "\u00a0", "\u3000", "\u2028",       "\u0085", "\x04",  "\u017f"};
+    " ",      "  ",     "   ",        "\n",     "\r\n",   "\r",     "\t",     "'",       "'s",     "'S",
+    "'ll",    "'r",     "e",          "they",   "Keeper", "1",      "23",     "4567",    "\u00bd", "\u0663",
+    "!",      "...",    "_",          "#\n",    "\u00e9", "\u0301", "\u0323", "e\u0301", "\u4e2d", "\u65e5\u672c",
+    "\u3099", "\u304b", "\ud55c",     "\u1112", "\u1161", "\u11ab", "\u0928", "\u093c",  "\u093f", "\u0915",
+    "\u09c7", "\u09be", "\U0001f642", "\u200d", "\u2640", "\ufe0f", "\u00a0", "\u3000",  "\u2028", "\u0085",
+    "\x04",   "\u017f"};
 
 class Texts {
  public:
@@ -47,12 +48,40 @@ constexpr std::array<const char*, 4> kRules{"gpt-2", "smollm", "llama-bpe", "qwe
 }  // namespace
 
 TEST_CASE("documents with hard endings, a thousand continuations each", "[tokenizer]") {
-  constexpr std::array<std::string_view, 34> kDocuments{
-      "The keeper of the la", "The keeper ", "The keeper  ", "The keeper   \t", "line\r\n", "line\r", "line\n\n", "line \n ",
-      "smile \U0001f642", "family \U0001f468\u200d\U0001f469\u200d", "\U0001f3f3\ufe0f\u200d", "page 1", "page 12",
-      "page 123", "page  1234", "they'r", "they'", "they're", "THEY'L", "e\u0301", "caf\u00e9", "cafe", "a\u0323",
-      "\u4e2d\u6587\u6587\u672c", "\u65e5\u672c\u8a9e\u3067\u304b", "\u1112\u1161", "\ud558", "\u0928\u093f", "\u0995\u09c7",
-      "!!!", " ...", "x\x04", "a   1", "{\n\t\t\t}"};
+  constexpr std::array<std::string_view, 34> kDocuments{"The keeper of the la",
+                                                        "The keeper ",
+                                                        "The keeper  ",
+                                                        "The keeper   \t",
+                                                        "line\r\n",
+                                                        "line\r",
+                                                        "line\n\n",
+                                                        "line \n ",
+                                                        "smile \U0001f642",
+                                                        "family \U0001f468\u200d\U0001f469\u200d",
+                                                        "\U0001f3f3\ufe0f\u200d",
+                                                        "page 1",
+                                                        "page 12",
+                                                        "page 123",
+                                                        "page  1234",
+                                                        "they'r",
+                                                        "they'",
+                                                        "they're",
+                                                        "THEY'L",
+                                                        "e\u0301",
+                                                        "caf\u00e9",
+                                                        "cafe",
+                                                        "a\u0323",
+                                                        "\u4e2d\u6587\u6587\u672c",
+                                                        "\u65e5\u672c\u8a9e\u3067\u304b",
+                                                        "\u1112\u1161",
+                                                        "\ud558",
+                                                        "\u0928\u093f",
+                                                        "\u0995\u09c7",
+                                                        "!!!",
+                                                        " ...",
+                                                        "x\x04",
+                                                        "a   1",
+                                                        "{\n\t\t\t}"};
   for (const char* rule : kRules) {
     const Tokenizer tokenizer = small_tokenizer(rule);
     for (const std::string_view raw : kDocuments) {
@@ -93,8 +122,8 @@ TEST_CASE("the stable prefix ends where the last open piece begins", "[tokenizer
       {"smollm", "one two ", 7},
       {"smollm", "one two  ", 7},
       {"smollm", "one two.\n", 8},
-      {"smollm", "page 1", 6},       // a digit stands alone
-      {"smollm", "they're", 7},      // complete: nothing makes it longer
+      {"smollm", "page 1", 6},   // a digit stands alone
+      {"smollm", "they're", 7},  // complete: nothing makes it longer
       {"smollm", "they'r", 4},
       {"gpt-2", "page 1", 4},
       {"gpt-2", "page 12", 4},
@@ -103,8 +132,8 @@ TEST_CASE("the stable prefix ends where the last open piece begins", "[tokenizer
       {"llama-bpe", "page 123", 8},  // three digits are full
       {"llama-bpe", "a   1", 3},     // cut into "  " and " "; "a   " alone is not cut so, "a  " is
       {"llama-bpe", "one.\n\n", 3},
-      {"qwen2", "page 12", 6},       // a combining mark may follow the last character: the piece "2" is not settled
-      {"qwen2", "a   1", 1},         // the digit may get a mark, so it is not known to be there
+      {"qwen2", "page 12", 6},  // a combining mark may follow the last character: the piece "2" is not settled
+      {"qwen2", "a   1", 1},    // the digit may get a mark, so it is not known to be there
       {"qwen2", "caf\u00e9", 0},
       {"qwen2", "one\u3000two", 3},
       {"qwen2", "1 \u0301\u0301", 1},

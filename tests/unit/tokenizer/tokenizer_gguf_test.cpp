@@ -135,8 +135,11 @@ TEST_CASE("a GGUF and a tokenizer.json of one vocabulary tokenize alike", "[toke
 }
 
 TEST_CASE("names that mean a known pre-tokenizer", "[tokenizer]") {
-  for (const auto& [name, known] : {std::pair("gpt2", "gpt-2"), {"llama3", "llama-bpe"}, {"llama-v3", "llama-bpe"},
-                                    {"starcoder", "starcoder"}, {"refact", "refact"}}) {
+  for (const auto& [name, known] : {std::pair("gpt2", "gpt-2"),
+                                    {"llama3", "llama-bpe"},
+                                    {"llama-v3", "llama-bpe"},
+                                    {"starcoder", "starcoder"},
+                                    {"refact", "refact"}}) {
     SmallGguf small;
     small.pre = name;
     const Opened opened(small);

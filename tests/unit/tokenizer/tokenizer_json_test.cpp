@@ -99,7 +99,8 @@ TEST_CASE("BOS and end tokens come from the files beside it", "[tokenizer]") {
   REQUIRE_FALSE(contradictory);
   CHECK(contradictory.error().code == kBad);
 
-  const std::vector<TokenId> known = {*configured->control_token("<|endoftext|>"), *configured->control_token("<|im_end|>"),
+  const std::vector<TokenId> known = {*configured->control_token("<|endoftext|>"),
+                                      *configured->control_token("<|im_end|>"),
                                       *configured->control_token("<|eot_id|>")};
   const auto end_tokens = [](const format::Result<Tokenizer>& from) {
     return std::vector<TokenId>(from->end_tokens().begin(), from->end_tokens().end());
@@ -108,7 +109,8 @@ TEST_CASE("BOS and end tokens come from the files beside it", "[tokenizer]") {
   const auto more = open_json(plain, R"({"eos_token": "<|im_start|>"})", R"({"eos_token_id": 3})",
                               R"({"eos_token_id": [5, 4, 4000000000, -1, "x"]})");
   REQUIRE(more);
-  CHECK(end_tokens(more) == std::vector<TokenId>{3, 4, 5, known[0], *more->control_token("<|im_start|>"), known[1], known[2]});
+  CHECK(end_tokens(more) ==
+        std::vector<TokenId>{3, 4, 5, known[0], *more->control_token("<|im_start|>"), known[1], known[2]});
 }
 
 TEST_CASE("what polykv does not know is refused by name", "[tokenizer]") {
@@ -126,13 +128,15 @@ TEST_CASE("what polykv does not know is refused by name", "[tokenizer]") {
   check_refused(changed("/normalizer", {{"type", "Lowercase"}}), kUnsupported, "Lowercase");
   check_refused(changed("/pre_tokenizer", nullptr), kUnsupported, "pre_tokenizer");
   check_refused(changed("/pre_tokenizer", {{"type", "Whitespace"}}), kUnsupported, "Whitespace");
-  check_refused(changed("/pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", true}}), kUnsupported, "ByteLevel");
+  check_refused(changed("/pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", true}}), kUnsupported,
+                "ByteLevel");
   check_refused(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\s+"), kUnsupported, "Split");
   check_refused(changed("/pre_tokenizer/pretokenizers/0/behavior", "Removed"), kUnsupported, "Split");
   check_refused(changed("/pre_tokenizer/pretokenizers/1/use_regex", true), kUnsupported, "Split");
   check_refused(changed("/post_processor", {{"type", "BertProcessing"}}), kUnsupported, "BertProcessing");
   // An empty sequence of normalizers is none; a sequence of NFC is NFC.
-  CHECK(open_json(changed("/normalizer", {{"type", "Sequence"}, {"normalizers", json::array()}}))->normalizer() == "none");
+  CHECK(open_json(changed("/normalizer", {{"type", "Sequence"}, {"normalizers", json::array()}}))->normalizer() ==
+        "none");
 }
 
 TEST_CASE("contradictions are refused", "[tokenizer]") {

@@ -99,7 +99,7 @@ TEST_CASE("counts beyond all reason are refused before anything is allocated") {
 }
 
 TEST_CASE("lengths that wrap around are refused") {
-  for (const std::uint64_t length : {std::uint64_t{1} << 63, ~std::uint64_t{0}, ~std::uint64_t{7}, std::uint64_t{200}}) {
+  for (const std::uint64_t length : {1ull << 63, ~0ull, ~7ull, 200ull}) {
     GgufBuilder builder;
     builder.num_keys = 1;
     append<std::uint64_t>(builder.keys, length);  // of the key
@@ -167,7 +167,7 @@ TEST_CASE("names must be names, and only once") {
 }
 
 TEST_CASE("alignment must be a power of two up to 2^20") {
-  for (const std::uint64_t alignment : {std::uint64_t{0}, std::uint64_t{3}, std::uint64_t{1} << 21, std::uint64_t{1} << 40}) {
+  for (const std::uint64_t alignment : {0ull, 3ull, 1ull << 21, 1ull << 40}) {
     GgufBuilder builder;
     builder.value<std::uint64_t>("general.alignment", 10, alignment);
     check_refused(builder, "general.alignment");

@@ -61,7 +61,7 @@ TEST_CASE("arrays of strings and of numbers are read in order") {
   builder.array("words", 8, 3);
   for (const char* word : {"one", "", "three"}) append_text(builder.keys, word);
   builder.array("small", 3, 3);
-  for (const std::int16_t value : {-5, 0, 7}) append<std::int16_t>(builder.keys, value);
+  for (const int value : {-5, 0, 7}) append(builder.keys, static_cast<std::int16_t>(value));
   builder.array("floats", 6, 2);
   for (const float value : {0.5f, -8.0f}) append<float>(builder.keys, value);
   builder.array("huge", 10, 1);

@@ -95,7 +95,8 @@ struct GgufBuilder {
     append<std::uint32_t>(keys, element_type);
     append<std::uint64_t>(keys, count);
   }
-  void info(std::string_view name, std::initializer_list<std::uint64_t> dims, std::uint32_t type, std::uint64_t offset) {
+  void info(std::string_view name, std::initializer_list<std::uint64_t> dims, std::uint32_t type,
+            std::uint64_t offset) {
     append_text(infos, name);
     append<std::uint32_t>(infos, static_cast<std::uint32_t>(dims.size()));
     for (const std::uint64_t dim : dims) append<std::uint64_t>(infos, dim);

@@ -85,8 +85,7 @@ TEST_CASE("a safetensors file with any bit of its header flipped is refused or r
 }
 
 TEST_CASE("header lengths that lie are refused") {
-  for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{5000}, std::uint64_t{100'000'001},
-                                     std::uint64_t{1} << 63, ~std::uint64_t{0}, ~std::uint64_t{7}}) {
+  for (const std::uint64_t length : {0ull, 1ull, 5000ull, 100'000'001ull, 1ull << 63, ~0ull, ~7ull}) {
     Bytes file = safetensors(kTwo, 28);
     std::memcpy(file.data(), &length, 8);
     INFO(length);
@@ -100,9 +99,9 @@ TEST_CASE("headers that are not the format's are refused") {
   check_refused(header(R"( {"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})"), "begin with '{'");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})"), "not valid JSON");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}x)"), "not valid JSON");
-  check_refused(header("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"\xff\":1}"), "not valid JSON");
-  check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})"),
-                "twice");
+  check_refused(header("{\"a\xff\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"), "not valid JSON");
+  const std::string empty_a = R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
+  check_refused(safetensors("{" + empty_a + "," + empty_a + "}", 0), "twice");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}})"), "second field 'shape'");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})"), "unknown field 'x'");
   check_refused(header(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})"), "lacks");
@@ -112,7 +111,7 @@ TEST_CASE("headers that are not the format's are refused") {
   check_refused(header(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})"), "negative");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})"), "not an integer");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1e3],"data_offsets":[0,4]}})"), "not an integer");
-  check_refused(header(R"({"a":{"dtype":"F32","shape":[99999999999999999999],"data_offsets":[0,4]}})"), "not an integer");
+  check_refused(header(R"({"a":{"dtype":"F32","shape":[99999999999999999999],"data_offsets":[0,4]}})"), "integer");
   check_refused(header(R"({"a":{"dtype":"F32","shape":null,"data_offsets":[0,4]}})"), "null");
   check_refused(header(R"({"a":[1]})"), "a list");
   check_refused(header(R"({"a":1})"), "a number");
@@ -143,8 +142,8 @@ TEST_CASE("offsets, sizes and types must agree and tile the data") {
   check_refused(one("F16", "[3]", "[0,6]", 8), "last tensor ends");  // and behind
 
   const auto two = [](std::string_view first, std::string_view second) {
-    return safetensors("{\"a\":{\"dtype\":\"F16\",\"shape\":[4],\"data_offsets\":" + std::string(first) +
-                       "},\"b\":{\"dtype\":\"F16\",\"shape\":[4],\"data_offsets\":" + std::string(second) + "}}", 16);
+    const std::string start = R"({"dtype":"F16","shape":[4],"data_offsets":)";
+    return safetensors("{\"a\":" + start + std::string(first) + "},\"b\":" + start + std::string(second) + "}}", 16);
   };
   CHECK(SafetensorsFile::parse(two("[8,16]", "[0,8]")));
   check_refused(two("[0,8]", "[0,8]"), "before it ends");
