@@ -1,10 +1,9 @@
 // parse_options: CLI11 takes the command line apart by the option table; values are read and checked here.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <map>
-
-#include <CLI/CLI.hpp>
 
 #include "cli/options.h"
 #include "core/codec.h"
@@ -85,8 +84,8 @@ Result<std::uint32_t> read_mode(std::string_view text) {
 
 Status check_text(const OptionSpec& row, std::string_view text) {
   if (row.kind == ValueKind::kChoice) {
-    const bool known = std::any_of(row.choices.begin(), row.choices.end(),
-                                   [text](const char* choice) { return text == choice; });
+    const bool known =
+        std::any_of(row.choices.begin(), row.choices.end(), [text](const char* choice) { return text == choice; });
     if (!known) return Error(ErrorCode::kUsage, "is not " + joined(row.choices));
   }
   if (row.kind == ValueKind::kCodec && !core::parse_codec_name(text)) {
@@ -200,10 +199,10 @@ Result<Parts> take_apart(const CommandSpec* command, std::span<const std::string
     app.parse(std::move(reversed));
   } catch (const CLI::ArgumentMismatch& error) {
     const std::string text = error.what();
-    const std::string name = text.substr(0, text.find_first_of(": "));
-    return usage_error(command, text.find("required") != std::string::npos
-                                    ? "option '" + name + "' needs a value"
-                                    : "option '" + name + "' takes no value");
+    std::string name = text.substr(0, text.find_first_of(": "));
+    if (!name.starts_with('-')) name.insert(0, name.size() == 1 ? 1 : 2, '-');
+    return usage_error(command, text.find("required") != std::string::npos ? "option '" + name + "' needs a value"
+                                                                           : "option '" + name + "' takes no value");
   } catch (const CLI::ParseError& error) {
     return usage_error(command, error.what());
   }
@@ -222,8 +221,8 @@ Result<Parts> take_apart(const CommandSpec* command, std::span<const std::string
     const std::vector<std::string_view> candidates(names.begin(), names.end());
     const std::string bare = word.substr(0, word.find('='));
     const std::string name = command == nullptr ? "" : std::string(command->name) + " ";
-    return usage_error(command, "unknown option '" + bare + "'" +
-                                    suggestion(bare, candidates, "; try 'polykv " + name + "--help'"));
+    return usage_error(
+        command, "unknown option '" + bare + "'" + suggestion(bare, candidates, "; try 'polykv " + name + "--help'"));
   }
   if (end_of_options != arguments.end()) {
     parts.operands.insert(parts.operands.end(), end_of_options + 1, arguments.end());
@@ -302,8 +301,7 @@ format::Result<Options> parse_options(std::span<const std::string> arguments, co
     if (options.command == nullptr) {
       std::vector<std::string_view> names;
       for (const CommandSpec& command : commands()) names.emplace_back(command.name);
-      return usage_error(nullptr,
-                         "unknown command '" + name + "'" + suggestion(name, names, "; try 'polykv --help'"));
+      return usage_error(nullptr, "unknown command '" + name + "'" + suggestion(name, names, "; try 'polykv --help'"));
     }
     rest.insert(rest.end(), arguments.begin() + static_cast<std::ptrdiff_t>(index) + 1, arguments.end());
   }

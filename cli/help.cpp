@@ -53,14 +53,16 @@ std::string exit_status_text() {
 }
 
 std::string program_help(bool whole) {
-  std::string text = wrapped("polykv keeps what a language model computed for a document in one file, a pool, which "
-                             "many processes map and answer from without reading the document again.",
-                             0, kWidth) + "\n";
+  std::string text = wrapped(
+                         "polykv keeps what a language model computed for a document in one file, a pool, which "
+                         "many processes map and answer from without reading the document again.",
+                         0, kWidth) +
+                     "\n";
   if (whole) {
-    text += examples_text(std::vector<Example>{
-        {"polykv build contract.txt -o contract.pkv", "read a document once"},
-        {"polykv ask contract.pkv \"Who pays for insurance?\"", "ask as often as you like"},
-        {"polykv inspect contract.pkv", "what is in it; verify and stats say more"}});
+    text += examples_text(
+        std::vector<Example>{{"polykv build contract.txt -o contract.pkv", "read a document once"},
+                             {"polykv ask contract.pkv \"Who pays for insurance?\"", "ask as often as you like"},
+                             {"polykv inspect contract.pkv", "what is in it; verify and stats say more"}});
   }
   text += "Usage:\n  polykv COMMAND [OPTIONS] ...\n\nCommands:\n";
   for (const CommandSpec& command : commands()) text += side_by_side(command.name, command.summary);
@@ -92,7 +94,8 @@ std::span<const EnvironmentRow> environment_rows() {
       {"POLYKV_TORCH_DIR", "A LibTorch to use for build instead of the one found when polykv was compiled."},
       {"XDG_CACHE_HOME", "Holds polykv/digests: digests of model files, so that they are hashed once."},
       {"XDG_DATA_HOME", "Holds polykv/models.json: which model made which pools, by fingerprint."},
-      {"SOURCE_DATE_EPOCH", "The time that build records in a pool, in seconds since 1970; without it none is recorded."},
+      {"SOURCE_DATE_EPOCH",
+       "The time that build records in a pool, in seconds since 1970; without it none is recorded."},
       {"NO_COLOR", "Has nothing to turn off: polykv writes no colours."},
   };
   return kRows;

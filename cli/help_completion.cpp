@@ -1,5 +1,5 @@
-// Completion scripts for bash, zsh and fish. The words come from the option table; nothing in them needs quoting but the
-// help texts of zsh and fish.
+// Completion scripts for bash, zsh and fish. The words come from the option table; nothing in them needs quoting but
+// the help texts of zsh and fish.
 #include "cli/help.h"
 
 namespace polykv::cli {
@@ -79,7 +79,8 @@ std::string bash_script() {
           all_spellings(nullptr) + "\" -- \"$word\")) ;;\n";
   for (const CommandSpec& command : commands()) {
     text += "        " + std::string(command.name) + ")\n            if [[ $word == -* ]]; then\n" +
-            "                COMPREPLY=($(compgen -W \"" + all_spellings(&command) + "\" -- \"$word\"))\n            else\n";
+            "                COMPREPLY=($(compgen -W \"" + all_spellings(&command) +
+            "\" -- \"$word\"))\n            else\n";
     if (command.operand_kind == ValueKind::kPath) {
       text += "                _polykv_files\n";
     } else {
@@ -126,15 +127,17 @@ std::string zsh_script() {
           "            && return\n        return\n    fi\n    local command=${words[2]}\n    shift words\n"
           "    (( CURRENT-- ))\n    case $command in\n";
   for (const CommandSpec& command : commands()) {
-    const std::string operands = command.operand_kind == ValueKind::kPath
-                                     ? std::string("'*:") + command.operand_name + ":_files'"
-                                     : std::string("':") + command.operand_name + ":(" + words(command.operand_choices) + ")'";
+    const std::string operands =
+        command.operand_kind == ValueKind::kPath
+            ? std::string("'*:") + command.operand_name + ":_files'"
+            : std::string("':") + command.operand_name + ":(" + words(command.operand_choices) + ")'";
     text += "        " + std::string(command.name) + ")\n            _arguments \\\n" + zsh_options(&command) +
             "            " + operands + " ;;\n";
   }
-  return text + "    esac\n}\n"
-                "if [[ $zsh_eval_context[-1] == loadautofunc ]]; then\n    _polykv \"$@\"\nelse\n"
-                "    compdef _polykv polykv\nfi\n";
+  return text +
+         "    esac\n}\n"
+         "if [[ $zsh_eval_context[-1] == loadautofunc ]]; then\n    _polykv \"$@\"\nelse\n"
+         "    compdef _polykv polykv\nfi\n";
 }
 
 std::string fish_option(const std::string& condition, const OptionSpec& row) {
@@ -154,7 +157,8 @@ std::string fish_script() {
   std::string text = "# fish completion for polykv, made by `polykv completion fish`.\ncomplete -c polykv -f\n";
   for (const OptionSpec* row : options_of(nullptr)) text += fish_option(without, *row);
   for (const CommandSpec& command : commands()) {
-    text += "complete -c polykv -n '" + without + "' -a " + command.name + " -d '" + short_text(command.summary) + "'\n";
+    text +=
+        "complete -c polykv -n '" + without + "' -a " + command.name + " -d '" + short_text(command.summary) + "'\n";
     const std::string inside = "__fish_seen_subcommand_from " + std::string(command.name);
     if (command.operand_kind == ValueKind::kPath) {
       text += "complete -c polykv -n '" + inside + "' -F\n";

@@ -55,8 +55,8 @@ std::string literal(std::string_view text) {
 std::string head(const std::string& name, const std::string& summary) {
   std::string title = name;
   for (char& c : title) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-  return std::string(".\\\" Made by man/update from the option table; changes belong in cli/options.cpp.\n.Dd ") + kDate +
-         "\n.Dt " + title + " 1\n.Os\n.Sh NAME\n.Nm " + name + "\n.Nd " + summary + "\n";
+  return std::string(".\\\" Made by man/update from the option table; changes belong in cli/options.cpp.\n.Dd ") +
+         kDate + "\n.Dt " + title + " 1\n.Os\n.Sh NAME\n.Nm " + name + "\n.Nd " + summary + "\n";
 }
 
 std::string option_item(const OptionSpec& row) {
@@ -90,8 +90,9 @@ std::string exit_status_section() {
     text += ".It " + std::to_string(row.status) + "\n" + paragraph(row.meaning);
     if (row.remedy[0] != 0) text += std::string("Remedy: ") + paragraph(row.remedy);
   }
-  return text + ".El\n.Pp\nWhere a command goes on after an error, the highest status wins.\n"
-                "A reader of standard output that goes away is no error.\n";
+  return text +
+         ".El\n.Pp\nWhere a command goes on after an error, the highest status wins.\n"
+         "A reader of standard output that goes away is no error.\n";
 }
 
 std::string diagnostics_section() {
@@ -113,12 +114,14 @@ std::string see_also(const std::vector<std::string>& pages) {
 }
 
 std::string environment_section() {
-  std::string text = ".Sh ENVIRONMENT\nA flag wins over the variable that mirrors it.\n"
-                     "The variable of a flag without a value is 1 or 0.\n.Bl -tag -width Ds\n";
+  std::string text =
+      ".Sh ENVIRONMENT\nA flag wins over the variable that mirrors it.\n"
+      "The variable of a flag without a value is 1 or 0.\n.Bl -tag -width Ds\n";
   std::set<std::string> seen;
   const auto add = [&](const OptionSpec& row, const std::string& where) {
     if (row.environment[0] == 0 || !seen.insert(row.environment).second) return;
-    text += std::string(".It Ev ") + row.environment + "\n.Fl \\-" + literal(row.name).substr(2) + "\n" + paragraph(where);
+    text +=
+        std::string(".It Ev ") + row.environment + "\n.Fl \\-" + literal(row.name).substr(2) + "\n" + paragraph(where);
   };
   for (const OptionSpec& row : common_options()) add(row, "of every command");
   for (const CommandSpec& command : commands()) {
@@ -126,7 +129,8 @@ std::string environment_section() {
       std::vector<std::string> names;
       for (const CommandSpec& other : commands()) {
         for (const OptionSpec& same : other.options) {
-          if (row.environment[0] != 0 && std::string_view(same.environment) == row.environment) names.emplace_back(other.name);
+          if (row.environment[0] != 0 && std::string_view(same.environment) == row.environment)
+            names.emplace_back(other.name);
         }
       }
       std::string where = "of ";
@@ -134,20 +138,22 @@ std::string environment_section() {
       add(row, where);
     }
   }
-  for (const EnvironmentRow& row : environment_rows()) text += std::string(".It Ev ") + row.name + "\n" + paragraph(row.says);
+  for (const EnvironmentRow& row : environment_rows())
+    text += std::string(".It Ev ") + row.name + "\n" + paragraph(row.says);
   return text + ".El\n";
 }
 
 std::string program_page() {
   std::string text = head("polykv", "answer questions from a document's compressed KV cache");
   text += ".Sh SYNOPSIS\n.Nm\n.Ar command\n.Op Ar options\n.Ar ...\n.Nm\n.Fl \\-version\n.Op Fl v\n.Sh DESCRIPTION\n";
-  text += paragraph("A language model reads a long document once. What it computed for the document, the KV cache, is "
-                    "compressed and kept in one file, a pool. From then on any number of processes map that file, share "
-                    "one copy of it in memory, and answer questions without reading the document again and without "
-                    "decompressing the pool.");
+  text += paragraph(
+      "A language model reads a long document once. What it computed for the document, the KV cache, is "
+      "compressed and kept in one file, a pool. From then on any number of processes map that file, share "
+      "one copy of it in memory, and answer questions without reading the document again and without "
+      "decompressing the pool.");
   text += ".Ss Commands\n.Bl -tag -width Ds\n";
   for (const CommandSpec& command : commands()) {
-    text += std::string(".It Ic ") + command.name + "\n" + paragraph(command.summary);
+    text += std::string(".It Ic ") + command.name + "\n" + paragraph(std::string(command.summary) + ".");
     if (std::string_view(command.name) != "help") text += std::string("See\n.Xr polykv-") + command.name + " 1 .\n";
   }
   text += ".El\n.Ss Common options\nEvery command but completion and help takes these.\n";
@@ -155,11 +161,13 @@ std::string program_page() {
   for (const OptionSpec& row : common_options()) rows.push_back(&row);
   text += option_list(rows) + ".Ss Options without a command\n" + option_list(options_of(nullptr));
   text += ".Ss Output\n" +
-          paragraph("Results go to standard output, everything else to standard error. There is a progress line only if "
-                    "standard error is a terminal. JSON has a schema number, names in snake_case, raw numbers, and units "
-                    "in the names; a name never changes its meaning within a schema number.");
-  text += ".Ss Privacy\n" + paragraph("Anyone who can read a pool can recover the document. Never share one pool across "
-                                      "people who may not read the same documents.");
+          paragraph(
+              "Results go to standard output, everything else to standard error. There is a progress line only if "
+              "standard error is a terminal. JSON has a schema number, names in snake_case, raw numbers, and units "
+              "in the names; a name never changes its meaning within a schema number.");
+  text += ".Ss Privacy\n" + paragraph(
+                                "Anyone who can read a pool can recover the document. Never share one pool across "
+                                "people who may not read the same documents.");
   text += environment_section() + exit_status_section();
   text += examples_section(std::vector<Example>{
       {"polykv build contract.txt -o contract.pkv", "Read a document once."},
@@ -176,10 +184,10 @@ std::string program_page() {
 std::string command_page(const CommandSpec& command) {
   const std::string name = "polykv-" + std::string(command.name);
   std::string text = head(name, command.summary);
-  text += std::string(".Sh SYNOPSIS\n.Nm polykv ") + command.name + "\n.Op Ar options\n.Ar " + literal(command.operands) +
-          "\n.Sh DESCRIPTION\n" + paragraph("This command: " + std::string(command.summary) + ".");
-  for (const char* part : command.description) text += ".Pp\n" + paragraph(part);
-  text += ".Pp\nThe options are:\n" + option_list(options_of(&command));
+  text += std::string(".Sh SYNOPSIS\n.Nm polykv ") + command.name + "\n.Op Ar options\n.Ar " +
+          literal(command.operands) + "\n.Sh DESCRIPTION\n";
+  for (const char* part : command.description) text += paragraph(part) + ".Pp\n";
+  text += "The options are:\n" + option_list(options_of(&command));
   text += ".Sh EXIT STATUS\nSee\n.Xr polykv 1 ,\nwhich also lists the environment variables and the codes of errors.\n";
   text += examples_section(command.examples);
   return text + see_also({"polykv 1", "polykv-pool 5"});

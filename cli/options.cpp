@@ -12,25 +12,25 @@ OptionSpec model_option() {
           .target = &Options::model,
           .kind = ValueKind::kPath,
           .environment = "POLYKV_MODEL",
-          .help = "The model: a GGUF file or a Hugging Face folder. Without it: the model whose fingerprint the pool "
-                  "holds, from your index of models, or the default model if it fits."};
+          .help =
+              "The model: a GGUF file or a Hugging Face folder. Without it: the model whose fingerprint the pool "
+              "holds, from your index of models, or the default model if it fits."};
 }
 
 OptionSpec threads_option() {
-  return {.letter = 't',
-          .name = "threads",
-          .value = "N",
-          .target = &Options::threads,
-          .kind = ValueKind::kCount,
-          .environment = "POLYKV_THREADS",
-          .minimum = 1,
-          .maximum = 1024,
-          .help = "Threads to work with. Without it: what the CPU affinity and the CPU quota of the control group allow."};
+  return {
+      .letter = 't',
+      .name = "threads",
+      .value = "N",
+      .target = &Options::threads,
+      .kind = ValueKind::kCount,
+      .environment = "POLYKV_THREADS",
+      .minimum = 1,
+      .maximum = 1024,
+      .help = "Threads to work with. Without it: what the CPU affinity and the CPU quota of the control group allow."};
 }
 
-OptionSpec json_option(const char* help) {
-  return {.name = "json", .target = &Options::json, .help = help};
-}
+OptionSpec json_option(const char* help) { return {.name = "json", .target = &Options::json, .help = help}; }
 
 OptionSpec force_option() {
   return {.letter = 'f', .name = "force", .target = &Options::force, .help = "Replace an existing output file."};
@@ -75,8 +75,9 @@ CommandSpec build_command() {
             .fallback = "k5v4",
             .environment = "POLYKV_CODEC",
             .choices = {"k4v3", "k4v4", "k5v4", "k6v4", "k8v3", "f16"},
-            .help = "How keys and values are stored: kAvB, with A bits for a key's value and B bits for a value's, each "
-                    "1 to 8; or f16, uncompressed."},
+            .help =
+                "How keys and values are stored: kAvB, with A bits for a key's value and B bits for a value's, each "
+                "1 to 8; or f16, uncompressed."},
            {.name = "template",
             .value = "NAME",
             .target = &Options::template_name,
@@ -128,14 +129,15 @@ CommandSpec ask_command() {
                    {"cut -f2 questions.tsv | polykv ask contract.pkv --jsonl > answers.jsonl",
                     "one JSON object an answer, in order"},
                    {"polykv ask contract.pkv --temp 0.7 --seed 1 \"Summarise it.\"", "sample, repeatably"}},
-      .description = {"Maps the pool, attends on its compressed pages in place and prints each answer as it comes. Each "
-                      "question is answered on its own: it sees the document and nothing else.",
-                      "Questions come from the arguments or, without any, one a line from standard input. A line that "
-                      "starts with '{' is a JSON object with \"question\" and \"id\"; any other line is a question "
-                      "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
-                      "question that fails does not stop the others; the exit status is then 1.",
-                      "The model must be the one that the pool was built with: another one is refused with the first "
-                      "field that differs (exit status 10)."},
+      .description =
+          {"Maps the pool, attends on its compressed pages in place and prints each answer as it comes. Each "
+           "question is answered on its own: it sees the document and nothing else.",
+           "Questions come from the arguments or, without any, one a line from standard input. A line that "
+           "starts with '{' is a JSON object with \"question\" and \"id\"; any other line is a question "
+           "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
+           "question that fails does not stop the others; the exit status is then 1.",
+           "The model must be the one that the pool was built with: another one is refused with the first "
+           "field that differs (exit status 10)."},
       .options =
           {model_option(),
            {.letter = 'n',
@@ -247,7 +249,7 @@ CommandSpec verify_command() {
 
 CommandSpec stats_command() {
   return pools_command(
-      "stats", "say what a pool costs in memory, and what compression did to the answers",
+      "stats", "say what a pool costs, and what compression did to the answers",
       {{"polykv stats contract.pkv", "bytes by part, bits per value, fidelity"},
        {"polykv stats --agents 15 contract.pkv", "with and without sharing, for 15 agents"}},
       {"Memory: the file by part; the bytes needed to restore keys and values, in bits per value and against float16; "
@@ -322,17 +324,15 @@ CommandSpec help_command() {
           .summary = "explain polykv or one of its commands",
           .examples = {{"polykv help", "all commands"}, {"polykv help ask", "the same as polykv ask --help"}},
           .description = {},
-          .options = {{.name = "man",
-                       .target = &Options::man,
-                       .hidden = true,
-                       .help = "Print the source of the man page."}}};
+          .options = {
+              {.name = "man", .target = &Options::man, .hidden = true, .help = "Print the source of the man page."}}};
 }
 
 }  // namespace
 
 std::span<const CommandSpec> commands() {
-  static const std::array<CommandSpec, 8> table = {build_command(),  ask_command(),    inspect_command(),
-                                                   verify_command(), stats_command(),  export_command(),
+  static const std::array<CommandSpec, 8> table = {build_command(),      ask_command(),   inspect_command(),
+                                                   verify_command(),     stats_command(), export_command(),
                                                    completion_command(), help_command()};
   return table;
 }

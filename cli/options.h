@@ -50,10 +50,10 @@ struct Options {
 
   // ask.
   std::uint32_t max_tokens = 0;
-  double temperature = 0;      // 0: greedy
-  std::uint32_t top_k = 0;     // 0: all
-  double top_p = 0;            // 1: all
-  double min_p = 0;            // 0: all
+  double temperature = 0;             // 0: greedy
+  std::uint32_t top_k = 0;            // 0: all
+  double top_p = 0;                   // 1: all
+  double min_p = 0;                   // 0: all
   std::optional<std::uint64_t> seed;  // nullopt: a fresh one, reported in --json
   std::vector<std::string> stop;
   bool jsonl = false;
@@ -68,7 +68,7 @@ struct Options {
 enum class ValueKind : std::uint8_t {
   kFlag,
   kText,
-  kHint,    // text; `choices` are only offered by completion
+  kHint,  // text; `choices` are only offered by completion
   kPath,
   kChoice,  // one of `choices`
   kCodec,   // a codec pair's name
@@ -83,19 +83,19 @@ using Target = std::variant<bool Options::*, std::string Options::*, std::option
                             std::vector<std::string> Options::*>;
 
 struct OptionSpec {
-  char letter = 0;                // 0: only the long name
-  const char* name = "";          // without dashes; empty: only the letter
-  const char* value = "";         // name of the value in help; empty for a flag
+  char letter = 0;         // 0: only the long name
+  const char* name = "";   // without dashes; empty: only the letter
+  const char* value = "";  // name of the value in help; empty for a flag
   Target target;
   ValueKind kind = ValueKind::kFlag;
-  const char* fallback = "";      // the default, parsed like a value; empty: none
-  const char* environment = "";   // the variable that mirrors it; empty: none
+  const char* fallback = "";     // the default, parsed like a value; empty: none
+  const char* environment = "";  // the variable that mirrors it; empty: none
   bool required = false;
-  bool hidden = false;            // neither in help, man pages nor completions
+  bool hidden = false;  // neither in help, man pages nor completions
   std::vector<const char*> choices = {};
   double minimum = 0;
   double maximum = 4294967295.0;
-  const char* help = "";          // one or two sentences
+  const char* help = "";  // one or two sentences
 };
 
 struct Example {
@@ -111,8 +111,8 @@ struct CommandSpec {
   const char* operand_name;  // for "needs a ..."
   ValueKind operand_kind;    // kPath or kChoice
   std::vector<const char*> operand_choices;
-  bool common_options;       // kernels, -q, --no-progress, --trust
-  const char* summary;       // one line, no full stop
+  bool common_options;  // kernels, -q, --no-progress, --trust
+  const char* summary;  // one line, no full stop
   std::vector<Example> examples;
   std::vector<const char*> description;  // paragraphs
   std::vector<OptionSpec> options;

@@ -2,10 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "format/status.h"
 
@@ -16,8 +15,8 @@ class Progress;
 class Report {
  public:
   struct Options {
-    bool quiet = false;     // no notices, no progress
-    bool progress = true;   // a progress line, if stderr is a terminal
+    bool quiet = false;    // no notices, no progress
+    bool progress = true;  // a progress line, if stderr is a terminal
   };
   // The descriptors stay the caller's: 1 and 2, or a test's.
   Report(int out, int err, const Options& options);
@@ -25,8 +24,8 @@ class Report {
   Report(const Report&) = delete;
   Report& operator=(const Report&) = delete;
 
-  // stdout. Buffered; each returns false once nothing more can be written (the reader went away, the disk is full), which is
-  // the moment to stop working. finish() turns it into the exit status.
+  // stdout. Buffered; each returns false once nothing more can be written (the reader went away, the disk is full),
+  // which is the moment to stop working. finish() turns it into the exit status.
   bool print(std::string_view text);
   bool print_line(const nlohmann::ordered_json& json);  // one line; what is not UTF-8 is replaced
   bool flush();
@@ -34,8 +33,8 @@ class Report {
   bool out_is_terminal() const;
 
   // stderr: "polykv: SUBJECT: message", one line whatever the texts hold; an empty subject is left out.
-  int error(std::string_view subject, const format::Error& error);         // returns its exit status; never silenced
-  void notice(std::string_view subject, std::string_view message);         // not with -q
+  int error(std::string_view subject, const format::Error& error);  // returns its exit status; never silenced
+  void notice(std::string_view subject, std::string_view message);  // not with -q
   bool shows_progress() const { return shows_progress_; }
 
   // Flushes, and gives the status to end with: `status`, unless stdout failed; 0 if its reader went away, else 3.

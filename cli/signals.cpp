@@ -4,10 +4,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
-#include <algorithm>
 #include <cstring>
 
 #include "cli/report.h"
@@ -18,8 +18,8 @@ namespace {
 using format::Error;
 using format::ErrorCode;
 
-// Programs that run others (timeout, shells) send a signal to the process and to its group, so one Ctrl-C can arrive twice;
-// a person's second one comes later than this.
+// Programs that run others (timeout, shells) send a signal to the process and to its group, so one Ctrl-C can arrive
+// twice; a person's second one comes later than this.
 constexpr std::int64_t kSecondSignalNs = 200'000'000;
 
 std::atomic<int> g_stop_signal{0};
@@ -64,7 +64,10 @@ void install_signal_handlers() {
   static_assert(std::atomic<int>::is_always_lock_free && std::atomic<std::uintptr_t>::is_always_lock_free);
   struct sigaction action {};
   action.sa_handler = on_stop;  // no SA_RESTART: a read that waits for a question must end
-  sigaction(SIGINT, &action, nullptr);
+  struct sigaction before {};
+  sigaction(SIGINT, nullptr, &before);
+  // A shell starts background jobs with SIGINT ignored, so that Ctrl-C for another program leaves them alone.
+  if (before.sa_handler != SIG_IGN) sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
@@ -95,9 +98,10 @@ MapGuard::MapGuard(std::span<const std::byte> map, const std::string& path, Kind
   for (int i = 0; i < static_cast<int>(std::size(g_maps)); ++i) {
     GuardedMap& slot = g_maps[i];
     if (slot.line_bytes != 0) continue;
-    const std::string line = "polykv: " + printable(path).substr(0, 400) +
-                             (kind == Kind::kPool ? ": became shorter while in use, or its disk failed; build it again\n"
-                                                  : ": changed while in use, or its disk failed; restore it\n");
+    const std::string line =
+        "polykv: " + printable(path).substr(0, 400) +
+        (kind == Kind::kPool ? ": became shorter while in use, or its disk failed; build it again\n"
+                             : ": changed while in use, or its disk failed; restore it\n");
     slot.line_bytes = std::min(line.size(), sizeof slot.line);
     std::memcpy(slot.line, line.data(), slot.line_bytes);
     slot.status = kind == Kind::kPool ? 4 : 5;

@@ -9,9 +9,10 @@
 
 namespace polykv::cli {
 
-// SIGINT and SIGTERM set a flag that long work polls, so that what was begun is cleaned up by unwinding; a second Ctrl-C
-// ends the process at once. System calls that wait return EINTR. SIGPIPE is ignored: writes give EPIPE instead. SIGBUS inside
-// a registered map is reported as MapGuard says; any other one ends the process as usual.
+// SIGINT and SIGTERM set a flag that long work polls, so that what was begun is cleaned up by unwinding; a second
+// Ctrl-C ends the process at once. SIGINT stays ignored if it was. System calls that wait return EINTR. SIGPIPE is
+// ignored: writes give EPIPE instead. SIGBUS inside a registered map is reported as MapGuard says; any other one ends
+// the process as usual.
 void install_signal_handlers();
 
 bool stop_requested();
@@ -19,8 +20,8 @@ bool stop_requested();
 format::Status check_stop();
 void forget_stop();  // for tests
 
-// While one lives, a page of `map` that can no longer be read (the file became shorter, its disk failed) ends the process
-// with one line on stderr and the exit status, not with a signal: 4 for a pool, 5 for a model.
+// While one lives, a page of `map` that can no longer be read (the file became shorter, its disk failed) ends the
+// process with one line on stderr and the exit status, not with a signal: 4 for a pool, 5 for a model.
 class MapGuard {
  public:
   enum class Kind { kPool, kModel };

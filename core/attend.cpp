@@ -356,62 +356,69 @@ class Step {
     }
   }
 
-  // A page of a partial: where its bytes are, and where those of the next one are.
   struct Page {
     format::PageLayout layout;
     const std::byte* bytes;
-    const std::byte* next;
   };
 
   Page page_of_run(const KvPool::Run& run, const Item& item, std::size_t page) const {
     const std::size_t index = item.first_slot / kPage + page;
     const std::size_t full_bytes = format::page_layout(run.codec.key, run.codec.value, head_dim_, kPage).bytes;
     const std::size_t left = run.num_positions - index * kPage;
-    const std::byte* bytes = run.pages.data() + index * full_bytes;
-    return {format::page_layout(run.codec.key, run.codec.value, head_dim_, std::min(left, kPage)), bytes,
-            left > kPage ? bytes + full_bytes : bytes};
+    return {format::page_layout(run.codec.key, run.codec.value, head_dim_, std::min(left, kPage)),
+            run.pages.data() + index * full_bytes};
   }
 
   KeyTiles key_tiles(const Source& source, const Item& item, std::size_t page, std::size_t tile, std::size_t num_tiles,
                      const WorkerBuffers& worker) const {
     if (source.kind == SourceKind::kSinks) {
       const auto* keys = reinterpret_cast<const std::byte*>(worker.sink_tiles.data());
-      return {nullptr, keys, num_tiles, head_dim_, 0, keys};
+      return {nullptr, keys, num_tiles, head_dim_, 0};
     }
     if (source.kind == SourceKind::kTail) {
       const auto block = static_cast<std::uint32_t>(item.first_slot / kPage + page);
       const auto* keys = reinterpret_cast<const std::byte*>(source.tail->key_block(layer_, source.kv_head, block));
       keys += tile * kTile * head_dim_ * 2;
-      return {nullptr, keys, num_tiles, head_dim_, 0, keys};
+      return {nullptr, keys, num_tiles, head_dim_, 0};
     }
     const Page at = page_of_run(*source.run, item, page);
     const format::PageLayout& layout = at.layout;
     const std::size_t codes = layout.keys_offset + tile * layout.key_tile_bytes;
     return {at.bytes + layout.key_scales_offset + tile * layout.key_scale_rows * kTile * 2, at.bytes + codes, num_tiles,
-            head_dim_, source.run->codec.key, at.next + codes};
+            head_dim_, source.run->codec.key};
   }
 
   ValueTiles value_tiles(const Source& source, const Item& item, std::size_t page, std::size_t tile,
                          std::size_t num_tiles, const WorkerBuffers& worker) const {
     if (source.kind == SourceKind::kSinks) {
       const auto* values = reinterpret_cast<const std::byte*>(worker.sink_tiles.data() + kTile * head_dim_);
-      return {nullptr, values, num_tiles, padded_dim_, 0, values};
+      return {nullptr, values, num_tiles, padded_dim_, 0};
     }
     if (source.kind == SourceKind::kTail) {
       const auto block = static_cast<std::uint32_t>(item.first_slot / kPage + page);
       const auto* values = reinterpret_cast<const std::byte*>(source.tail->value_block(layer_, source.kv_head, block));
       values += tile * kTile * padded_dim_ * 2;
-      return {nullptr, values, num_tiles, padded_dim_, 0, values};
+      return {nullptr, values, num_tiles, padded_dim_, 0};
     }
     const Page at = page_of_run(*source.run, item, page);
     const format::PageLayout& layout = at.layout;
     const std::size_t codes = layout.values_offset + tile * layout.value_tile_bytes;
     return {at.bytes + layout.value_scales_offset + tile * layout.value_scale_rows * kTile * 2, at.bytes + codes,
-            num_tiles, padded_dim_, source.run->codec.value, at.next + codes};
+            num_tiles, padded_dim_, source.run->codec.value};
+  }
+
+  // Three pages ahead into the second-level cache: processors do not guess the way from page to page, and for one agent
+  // reading is what takes the time (6.6 ms a step without, 4.0 with, 28 MB on a shared Zen 4; 2 to 8 pages are alike).
+  void prefetch(const KvPool::Run& run, const Item& item, std::size_t page) const {
+    const Page at = page_of_run(run, item, page);
+    const auto begin = static_cast<std::size_t>(at.bytes - run.pages.data()) + 3 * at.layout.bytes;
+    for (std::size_t line = begin; line < std::min(begin + at.layout.bytes, run.pages.size()); line += 64)
+      __builtin_prefetch(run.pages.data() + line, 0, 2);
   }
 
   void score(const Source& source, const Item& item, std::size_t page, std::size_t tile, std::size_t num_tiles,
              WorkerBuffers& worker) const {
+    if (source.kind == SourceKind::kRun) prefetch(*source.run, item, page);
     const KeyTiles tiles = key_tiles(source, item, page, tile, num_tiles, worker);
     const std::size_t first = vector_index(source.kv_head, item.first_vector);
     float* scores = worker.scores.data() + page * kPage + tile * kTile;

@@ -76,7 +76,7 @@ std::optional<std::string> given(const std::string& text) {
 // What was built, for a person: one line.
 std::string summary(const runtime::BuildReport& built, double total_ms) {
   char text[160];
-  std::snprintf(text, sizeof text, ": %s tokens, %s, in %.1f s (prefill %.0f tok/s)\n",
+  std::snprintf(text, sizeof text, "%s tokens, %s, in %.1f s (prefill %.0f tok/s)",
                 with_commas(built.tokens).c_str(), short_bytes(built.pool_bytes).c_str(), total_ms / 1000.0,
                 built.tokens / (built.prefill_ms / 1000.0));
   return text;
@@ -107,7 +107,7 @@ int run_build(const Options& options, Report& report) {
   for (const std::string& path : options.operands) {
     auto document = read_document(path);
     if (!document) return report.error(path, document.error());
-    documents.push_back(*std::move(document));
+    documents.push_back(std::move(document).value());
   }
   if (const auto status = runtime::check_documents(documents); !status) return report.error({}, status.error());
 
@@ -137,7 +137,7 @@ int run_build(const Options& options, Report& report) {
     progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens, "tok", "prefill");
     return !stop_requested();
   }};
-  const auto built = runtime::build_pool(request, *std::move(prompt), **runner, prefill, options.output,
+  const auto built = runtime::build_pool(request, std::move(prompt).value(), **runner, prefill, options.output,
                                          {options.force, options.mode}, workers);
   progress.clear();
   if (!built) {
@@ -150,7 +150,7 @@ int run_build(const Options& options, Report& report) {
   if (options.json) {
     report.print_line(to_json(options.output, *built, total_ms));
   } else {
-    report.notice({}, options.output + summary(*built, total_ms));
+    report.notice(options.output, summary(*built, total_ms));
   }
   return 0;
 }

@@ -24,7 +24,8 @@ using runtime::NumberFormat;
 std::vector<std::uint16_t> float16_bits(std::span<const std::byte> bytes) {
   std::vector<std::uint16_t> bits(bytes.size() / 2);
   for (std::size_t i = 0; i < bits.size(); ++i) {
-    bits[i] = static_cast<std::uint16_t>(static_cast<unsigned>(bytes[2 * i]) | static_cast<unsigned>(bytes[2 * i + 1]) << 8);
+    bits[i] =
+        static_cast<std::uint16_t>(static_cast<unsigned>(bytes[2 * i]) | static_cast<unsigned>(bytes[2 * i + 1]) << 8);
   }
   return bits;
 }
@@ -45,8 +46,9 @@ Status dequantize_head(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
   std::uint64_t kept = pool.num_sinks();
   for (const KvPool::Run& run : pool.runs(layer, kv_head)) kept += run.num_positions;
   if (kept != num_tokens) {
-    return Error(ErrorCode::kUnsupportedFeature, "layer " + std::to_string(layer) + ", kv_head " + std::to_string(kv_head) +
-                                                     " keeps " + std::to_string(kept) + " of " + std::to_string(num_tokens) +
+    return Error(ErrorCode::kUnsupportedFeature, "layer " + std::to_string(layer) + ", kv_head " +
+                                                     std::to_string(kv_head) + " keeps " + std::to_string(kept) +
+                                                     " of " + std::to_string(num_tokens) +
                                                      " positions; export needs all of them");
   }
   place_sinks(pool.sink_keys(layer, kv_head), out.keys);
@@ -58,12 +60,14 @@ Status dequantize_head(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
     values.resize(run.num_positions * head_dim);
     const bool removes_mean = format::key_codec_removes_mean(run.codec.key);
     core::dequantize_run(run.codec, run.pages, run.num_positions, head_dim,
-                         removes_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(), keys, values);
+                         removes_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(), keys,
+                         values);
     std::size_t slot = 0;
     for (const format::PositionRange& range : run.positions) {
       const std::size_t first = (range.begin - pool.first_position()) * head_dim;
       const std::size_t count = (range.end - range.begin) * head_dim;
-      std::copy_n(keys.begin() + static_cast<std::ptrdiff_t>(slot), count, out.keys.begin() + static_cast<std::ptrdiff_t>(first));
+      std::copy_n(keys.begin() + static_cast<std::ptrdiff_t>(slot), count,
+                  out.keys.begin() + static_cast<std::ptrdiff_t>(first));
       std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(slot), count,
                   out.values.begin() + static_cast<std::ptrdiff_t>(first));
       slot += count;
@@ -108,8 +112,8 @@ class Exporter {
         POLYKV_CHECK_STATUS(dequantize_head(pool_, layer, kv_head, head));
         const Fit fit = std::max(fit_of(head.keys), fit_of(head.values));
         if (fit == Fit::kNot) {
-          return Error(ErrorCode::kNotFinite, "layer " + std::to_string(layer) + ", kv_head " + std::to_string(kv_head) +
-                                                  ": a dequantized value is not finite");
+          return Error(ErrorCode::kNotFinite, "layer " + std::to_string(layer) + ", kv_head " +
+                                                  std::to_string(kv_head) + ": a dequantized value is not finite");
         }
         if (fit == Fit::kFloat32 && number == NumberFormat::kF16) return false;
         const auto keys = runtime::serialize_numbers(head.keys, number);
@@ -137,11 +141,12 @@ class Exporter {
         tensors.push_back({"layers." + std::to_string(layer) + "." + what, runtime::number_format_name(number), dims});
       }
     }
-    return runtime::make_safetensors_header(tensors, {{"format", "polykv.export/1"},
-                                                      {"num_tokens", std::to_string(shape.num_tokens)},
-                                                      {"number_type", runtime::number_format_name(number)},
-                                                      {"model", std::string(model.value_or(""))},
-                                                      {"pool_file_id", format::to_hex(file_.reader.superblock().file_id)}});
+    return runtime::make_safetensors_header(tensors,
+                                            {{"format", "polykv.export/1"},
+                                             {"num_tokens", std::to_string(shape.num_tokens)},
+                                             {"number_type", runtime::number_format_name(number)},
+                                             {"model", std::string(model.value_or(""))},
+                                             {"pool_file_id", format::to_hex(file_.reader.superblock().file_id)}});
   }
 
   Status write_tokens(std::uint64_t offset, const Sink& sink) const {
@@ -205,7 +210,8 @@ int run_export(const Options& options, Report& report) {
   const auto pool = open_pool_file(path, options.trust, report);
   if (!pool) return report.error(path, pool.error());
   Exporter exporter(**pool, report);
-  return options.output == "-" ? export_to_stdout(path, exporter, report) : export_to_file(path, options, exporter, report);
+  return options.output == "-" ? export_to_stdout(path, exporter, report)
+                               : export_to_file(path, options, exporter, report);
 }
 
 }  // namespace polykv::cli

@@ -1,6 +1,5 @@
-#include "cli/help.h"
-
 #include "cli/commands/commands.h"
+#include "cli/help.h"
 
 namespace polykv::cli {
 

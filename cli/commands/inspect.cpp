@@ -1,7 +1,6 @@
 // polykv inspect POOL...: what is in the file. Reads metadata only; prints no text of the document.
 #include <ctime>
 #include <map>
-
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
@@ -89,6 +88,7 @@ ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSu
                        {"num_position_sets", reader.layout().position_sets.size()},
                        {"num_chunks", block.num_chunks}};
   if (block.created != 0) json["created"] = block.created;
+  json["codecs"] = ordered_json::array();
   for (const auto& [codec, summary] : summarize_codecs(reader)) {
     json["codecs"].push_back({{"codec", codec},
                               {"runs", summary.runs},
@@ -96,9 +96,8 @@ ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSu
                               {"page_bytes", summary.page_bytes}});
   }
   for (const auto& [name, digest] : fingerprints(block)) json["fingerprints"][name] = format::to_hex(*digest);
-  json["features"] = {{"compat", block.features_compat},
-                      {"rewrite", block.features_rewrite},
-                      {"incompat", block.features_incompat}};
+  json["features"] = {
+      {"compat", block.features_compat}, {"rewrite", block.features_rewrite}, {"incompat", block.features_incompat}};
   json["identity"] = ordered_json::object();
   for (const auto& [name, value] : reader.identity().fields()) json["identity"][name] = value;
   for (const SectionEntry& section : reader.sections()) {
@@ -169,7 +168,8 @@ std::string to_text(const PoolFile& pool, const TextSummary& text) {
     prints += (prints.empty() ? "" : ", ") + name + " " + format::to_hex(*digest).substr(0, 8);
   }
   out += row("fingerprints", prints) + "  identity\n";
-  for (const auto& [name, value] : reader.identity().fields()) out += "    " + printable(name) + ": " + shown(value) + "\n";
+  for (const auto& [name, value] : reader.identity().fields())
+    out += "    " + printable(name) + ": " + shown(value) + "\n";
   return out + sections_text(reader);
 }
 

@@ -26,11 +26,13 @@ struct PoolFile {
 format::Result<std::unique_ptr<PoolFile>> open_pool_file(const std::string& path, bool trust, Report& report,
                                                          std::uint32_t trusted_owner = ~0u);
 
-// For commands that take several pools: runs `one` for each path until a signal or a closed stdout; returns the worst status.
+// For commands that take several pools: runs `one` for each path until a signal or a closed stdout; returns the worst
+// status.
 int for_each_pool(const std::vector<std::string>& paths, Report& report,
                   const std::function<int(const std::string& path)>& one);
 
 // Prints the error, and with `json` an object that has only `schema`, `pool` and `error`. Returns the exit status.
-int report_pool_error(const std::string& path, const format::Error& error, const char* schema, bool json, Report& report);
+int report_pool_error(const std::string& path, const format::Error& error, const char* schema, bool json,
+                      Report& report);
 
 }  // namespace polykv::cli

@@ -23,8 +23,8 @@ format::Result<PoolMemory> measure_pool_memory(const format::PoolReader& reader)
   if (sum != memory.pool_bytes) return Error(ErrorCode::kBadSectionTable, "the parts do not add up to the file's size");
 
   const format::KvShape& shape = reader.shape();
-  const unsigned __int128 values = static_cast<unsigned __int128>(2) * shape.num_layers * shape.num_kv_heads *
-                                   shape.head_dim * shape.num_tokens;
+  const unsigned __int128 values =
+      static_cast<unsigned __int128>(2) * shape.num_layers * shape.num_kv_heads * shape.head_dim * shape.num_tokens;
   constexpr std::uint64_t kMaxAgents = 1'000'000;
   if (values * 2 > UINT64_MAX / kMaxAgents) {
     return Error(ErrorCode::kLimitExceeded, "the shape's product is too large to count with");

@@ -23,7 +23,8 @@ struct PoolMemory {
   std::uint64_t f16_kv_bytes = 0;  // 2 bytes for each value of all positions, kept or not
 };
 
-// kLimitExceeded if a million agents without sharing would not fit 64 bits; kBadSectionTable if the parts do not add up.
+// kLimitExceeded if a million agents without sharing would not fit 64 bits; kBadSectionTable if the parts do not add
+// up.
 format::Result<PoolMemory> measure_pool_memory(const format::PoolReader& reader);
 
 }  // namespace polykv::cli

@@ -95,7 +95,7 @@ Status QuestionSource::require_single() {
   while (all.size() < 2) {
     POLYKV_TRY(std::optional<Question> question, next());
     if (!question) break;
-    all.push_back(*std::move(question));
+    all.push_back(std::move(question).value());
   }
   if (all.size() > 1) {
     return Error(ErrorCode::kUsage, "--json answers one question; --jsonl prints one object a line for several");

@@ -30,7 +30,8 @@ format::Result<ordered_json> parse_fidelity(std::string_view text) {
   return json;
 }
 
-ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uint32_t agents, const ordered_json& fidelity) {
+ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uint32_t agents,
+                     const ordered_json& fidelity) {
   const auto kv_bytes = static_cast<double>(memory.kv_bytes);
   ordered_json json = {{"schema", kSchema},
                        {"pool", path},
@@ -42,9 +43,8 @@ ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uin
                        {"bits_per_value", 8 * kv_bytes / static_cast<double>(memory.f16_kv_bytes / 2)},
                        {"ratio", static_cast<double>(memory.f16_kv_bytes) / kv_bytes}};
   for (const PoolPart& part : memory.parts) json["parts"].push_back({{"name", part.name}, {"bytes", part.bytes}});
-  json["agents"] = {{"n", agents},
-                    {"bytes", memory.pool_bytes},
-                    {"without_sharing_bytes", agents * memory.f16_kv_bytes}};
+  json["agents"] = {
+      {"n", agents}, {"bytes", memory.pool_bytes}, {"without_sharing_bytes", agents * memory.f16_kv_bytes}};
   json["fidelity"] = fidelity;
   return json;
 }
@@ -76,10 +76,12 @@ std::string to_text(const PoolMemory& memory, std::uint32_t agents, const ordere
   for (const PoolPart& part : memory.parts) {
     const std::string bytes = with_commas(part.bytes);
     text += "    " + std::string(part.name) + std::string(part.name.size() < 18 ? 18 - part.name.size() : 1, ' ') +
-            std::string(bytes.size() < 18 ? 18 - bytes.size() : 0, ' ') + bytes + " bytes" + (part.is_kv ? "  *" : "") + "\n";
+            std::string(bytes.size() < 18 ? 18 - bytes.size() : 0, ' ') + bytes + " bytes" + (part.is_kv ? "  *" : "") +
+            "\n";
   }
-  text += line("keys and values *", bytes_text(memory.kv_bytes) + ", " +
-                                        rounded_up(8 * memory.kv_bytes, memory.f16_kv_bytes / 2, 3) + " bits per value");
+  text +=
+      line("keys and values *", bytes_text(memory.kv_bytes) + ", " +
+                                    rounded_up(8 * memory.kv_bytes, memory.f16_kv_bytes / 2, 3) + " bits per value");
   text += line("as float16", bytes_text(memory.f16_kv_bytes) + ", " +
                                  rounded_down(memory.f16_kv_bytes, memory.kv_bytes, 2) + " times as much");
   const std::string who = with_commas(agents) + (agents == 1 ? " agent" : " agents");

@@ -90,7 +90,8 @@ int verify_one(const std::string& path, const Options& options, Report& report) 
   if (!status) {
     const PoolFile* open = pool ? pool->get() : nullptr;
     if (options.json) {
-      report.print_line({{"schema", kSchema}, {"pool", path}, {"ok", false}, {"error", fault_json(status.error(), open)}});
+      report.print_line(
+          {{"schema", kSchema}, {"pool", path}, {"ok", false}, {"error", fault_json(status.error(), open)}});
     }
     return report.error(path, status.error());
   }

@@ -19,10 +19,10 @@ int run_version(const Options& options, Report& report) {
   if (!options.verbose) return 0;
   const std::string version = std::to_string(format::kFormatMajor) + "." + std::to_string(format::kFormatMinor);
   const std::string plugin = runtime::prefill_plugin_path();
-  report.print("pool format: reads " + version + ", writes " + version + "\n" +                  //
-               "kernels compiled: " + names(core::compiled_kernels()) + "\n" +                   //
-               "kernels supported: " + names(core::supported_kernels()) + "\n" +                 //
-               "kernels active: " + core::active_kernels().name + "\n" +                         //
+  report.print("pool format: reads " + version + ", writes " + version + "\n" +   //
+               "kernels compiled: " + names(core::compiled_kernels()) + "\n" +    //
+               "kernels supported: " + names(core::supported_kernels()) + "\n" +  //
+               "kernels active: " + core::active_kernels().name + "\n" +          //
                "LibTorch plug-in: " + (plugin.empty() ? "not found; build needs it" : printable(plugin)) + "\n");
   return 0;
 }

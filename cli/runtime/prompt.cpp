@@ -2,20 +2,10 @@
 
 #include <algorithm>
 
+#include "cli/runtime/tokenizer/characters.h"
+
 namespace polykv::runtime {
 namespace {
-
-constexpr std::string_view kWhitespace = " \t\n\v\f\r";
-
-std::string_view trim_left(std::string_view text) {
-  const std::size_t first = text.find_first_not_of(kWhitespace);
-  return first == std::string_view::npos ? std::string_view() : text.substr(first);
-}
-
-std::string_view trim_right(std::string_view text) {
-  const std::size_t last = text.find_last_not_of(kWhitespace);
-  return text.substr(0, last == std::string_view::npos ? 0 : last + 1);
-}
 
 // The template's text directly before the content; pieces before it go to `leading`.
 std::string_view leading_text(const ChatTemplate& chat, std::span<const PromptPiece>& leading) {
@@ -42,7 +32,7 @@ std::vector<TokenId> finish_prompt(const Tokenizer& tokenizer, const ChatTemplat
                                    std::string_view question) {
   std::span<const PromptPiece> after = chat.after;
   text += chat.name == "none" ? "\n" : "\n\n";
-  text += tokenizer.normalize(chat.trims_content ? trim_right(question) : question);
+  text += tokenizer.normalize(chat.trims_content ? trim_end(question) : question);
   if (!after.empty() && !after.front().is_control) {
     text += after.front().text;
     after = after.subspan(1);
@@ -61,7 +51,7 @@ std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
     if (&document != &documents.front()) text += "\n\n";
     text += document;
   }
-  return tokenizer.normalize(chat.trims_content ? trim_left(text) : text);
+  return tokenizer.normalize(chat.trims_content ? trim_start(text) : text);
 }
 
 PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text) {

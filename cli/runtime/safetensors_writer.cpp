@@ -1,7 +1,6 @@
 #include "cli/runtime/safetensors_writer.h"
 
 #include <bit>
-
 #include <nlohmann/json.hpp>
 
 #include "core/float16.h"

@@ -20,7 +20,7 @@ struct TensorInfo {
 };
 
 struct SafetensorsHeader {
-  std::string text;             // length, JSON, spaces up to a multiple of 8: the first bytes of the file
+  std::string text;              // length, JSON, spaces up to a multiple of 8: the first bytes of the file
   std::uint64_t data_bytes = 0;  // of all tensors, which follow in the order given, without gaps
 };
 

@@ -84,7 +84,7 @@ void remember(const format::MappedFile& file, std::uint64_t sampled, const std::
 std::string file_digest(const format::MappedFile& file, DigestPolicy policy) {
   const std::uint64_t sampled = sample(file.bytes());
   if (policy == DigestPolicy::kCached) {
-    if (auto digest = cached_digest(file, sampled)) return *std::move(digest);
+    if (auto digest = cached_digest(file, sampled)) return std::move(digest).value();
   }
   std::string digest = format::to_hex(format::sha256(file.bytes()));
   remember(file, sampled, digest);

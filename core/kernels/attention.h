@@ -39,7 +39,6 @@ struct KeyTiles {
   std::size_t num_tiles;    // 1 to 4
   std::size_t head_dim;
   unsigned bits;            // 1 to 7, or 8: k8; not used by score_float16
-  const std::byte* next;    // bytes that will be wanted soon, as many as `codes` has: prefetched, never read
 };
 
 struct ValueTiles {
@@ -48,7 +47,6 @@ struct ValueTiles {
   std::size_t num_tiles;    // 1 to 4
   std::size_t padded_dim;   // a multiple of 16, at most 512
   unsigned bits;            // 1 to 8; not used by add_float16
-  const std::byte* next;    // as above
 };
 
 struct SoftmaxSum {
@@ -89,7 +87,7 @@ struct AttentionKernels {
 };
 
 // exp(x) for x <= 0, and exactly 1 for 0. Below -80, and for NaN, 0: exp(-80) is 1.8e-35, and a product of a weight and a
-// float16 never becomes so small that it rounds to zero. Relative error below 2e-7 + 2e-9 |x|.
+// float16 never becomes so small that it rounds to zero. Relative error below 2.2e-7 + 3e-9 |x|.
 //   n = x * log2(e) rounded to nearest even; f = x - n * ln 2, fused; 2^n * polynomial(f), in Horner's order, fused
 float exp_nonpositive(float x);
 

@@ -42,11 +42,6 @@ float sum_lanes(__m256 low, __m256 high) {
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
-void prefetch(const std::byte* bytes, std::size_t num_bytes) {
-  for (std::size_t line = 0; line < num_bytes; line += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(bytes + line), _MM_HINT_T0);
-}
-
 // ---- codes to integers
 
 // 32 bits -> 32 bytes, 0xff where the bit is set.
@@ -115,8 +110,7 @@ void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num
 
 // All tiles: [num_tiles][num_groups][64]. `room` holds them unless 8-bit codes can be read in place.
 const std::int8_t* expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups,
-                          const std::byte* next, std::int8_t* room) {
-  prefetch(next, num_tiles * num_groups * bits * 8);
+                          std::int8_t* room) {
   switch (bits) {
     case 1: expand_tiles<1>(codes, num_tiles, num_groups, room); break;
     case 2: expand_tiles<2>(codes, num_tiles, num_groups, room); break;
@@ -184,7 +178,7 @@ void score_tile(const std::int8_t* keys, const std::byte* scales, const KeyTiles
 
 void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
   alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* keys = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, tiles.next, room);
+  const std::int8_t* keys = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, room);
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   const std::size_t num_blocks = tiles.bits == 8 ? (tiles.head_dim + 31) / 32 : 1;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, scores += kTile) {
@@ -215,7 +209,6 @@ void score_tile_float16(const std::byte* keys, std::size_t head_dim, const float
 
 void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_vectors, float* scores) {
   const std::size_t head_dim = tiles.head_dim;
-  prefetch(tiles.next, tiles.num_tiles * head_dim * kTile * 2);
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
     const std::byte* keys = tiles.codes + tile * head_dim * kTile * 2;
     float* to = scores + tile * kTile;
@@ -266,7 +259,8 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   const std::size_t first = begin / kTile * kTile;
   __m256 tops = lowest;
   for (std::size_t t = first; t < end; t += 8) {
-    const __m256 x = _mm256_blendv_ps(lowest, _mm256_loadu_ps(scores + t), visible_lanes(t, begin, end));
+    __m256 x = _mm256_loadu_ps(scores + t);
+    if (t < begin || end - t < 8) x = _mm256_blendv_ps(lowest, x, visible_lanes(t, begin, end));
     tops = _mm256_max_ps(x, tops);  // of x not a number: tops
   }
   const float max = max_lane(tops);
@@ -277,7 +271,8 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
     for (std::size_t i = 0; i < 2; ++i) {
       float* at = scores + t + i * 8;
       const __m256 x = _mm256_sub_ps(_mm256_loadu_ps(at), _mm256_set1_ps(max));
-      const __m256 weights = _mm256_and_ps(visible_lanes(t + i * 8, begin, end), exp_nonpositive_8(x));
+      __m256 weights = exp_nonpositive_8(x);
+      if (t < begin || end - t < kTile) weights = _mm256_and_ps(visible_lanes(t + i * 8, begin, end), weights);
       sums[i] = _mm256_add_ps(sums[i], weights);
       _mm256_storeu_ps(at, weights);
     }
@@ -339,7 +334,7 @@ void add_block(const std::int8_t* values, std::size_t num_blocks, const Weights&
 
 void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
   alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* values = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, tiles.next, room);
+  const std::int8_t* values = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, room);
   const float step = codebook(tiles.bits).step;
   const std::size_t num_blocks = tiles.padded_dim / kTile;
   Weights quantized;
@@ -382,7 +377,6 @@ void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_
 }
 
 void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
-  prefetch(tiles.next, tiles.num_tiles * kTile * tiles.padded_dim * 2);
   std::size_t v = 0;
   for (; v + 3 <= num_vectors; v += 3, weights += 3 * kPartialSlots, out += 3 * tiles.padded_dim) {
     std::size_t dim = 0;

@@ -71,17 +71,15 @@ Book load_book(const std::int8_t* values, __m512i flip) {
   return {_mm512_xor_si512(low, flip), _mm512_xor_si512(high, flip)};
 }
 
-// A tile of num_groups groups -> out [num_groups][64], 64-byte aligned. Prefetches as many bytes at `next`.
+// A tile of num_groups groups -> out [num_groups][64], 64-byte aligned.
 template <unsigned kBits>
-void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, const std::byte* next, std::int8_t* out) {
+void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, std::int8_t* out) {
   const __m512i shift_4 = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
   const __m512i shift_2 = _mm512_set_epi64(6, 6, 4, 4, 2, 2, 0, 0);
   const __m512i turn_2 = _mm512_set_epi64(2, 2, 0, 0, 62, 62, 60, 60);  // right: bits 2k and up to bits 4 and 5
   const std::byte* plane_4 = tile;
   const std::byte* plane_2 = tile + (kBits & 4u ? num_groups * 32 : 0);
   const std::byte* plane_1 = plane_2 + (kBits & 2u ? num_groups * 16 : 0);
-  for (std::size_t line = 0; line < num_groups * kBits * 8; line += 64)
-    _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
   for (std::size_t group = 0; group < num_groups; ++group) {
     __m512i index = _mm512_setzero_si512();
     if constexpr ((kBits & 4u) != 0) {
@@ -106,35 +104,31 @@ void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, const
   }
 }
 
-void copy_tile(const std::byte* tile, std::size_t num_groups, __m512i flip, const std::byte* next, std::int8_t* out) {
-  for (std::size_t group = 0; group < num_groups; ++group) {
-    _mm_prefetch(reinterpret_cast<const char*>(next + group * kGroup), _MM_HINT_T0);
+void copy_tile(const std::byte* tile, std::size_t num_groups, __m512i flip, std::int8_t* out) {
+  for (std::size_t group = 0; group < num_groups; ++group)
     _mm512_store_si512(out + group * kGroup, _mm512_xor_si512(_mm512_loadu_si512(tile + group * kGroup), flip));
-  }
 }
 
 template <unsigned kBits>
 void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
-                  const std::byte* next, std::int8_t* out) {
+                  std::int8_t* out) {
   const Book book = load_book<kBits>(codebook(kBits).values, flip);
-  for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-    const std::size_t offset = tile * num_groups * kBits * 8;
-    expand_tile<kBits>(codes + offset, num_groups, book, next + offset, out + tile * num_groups * kGroup);
-  }
+  for (std::size_t tile = 0; tile < num_tiles; ++tile)
+    expand_tile<kBits>(codes + tile * num_groups * kBits * 8, num_groups, book, out + tile * num_groups * kGroup);
 }
 
 // All tiles, each byte xored with `flip`: out [num_tiles][num_groups][64].
 void expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
-            const std::byte* next, std::int8_t* out) {
+            std::int8_t* out) {
   switch (bits) {
-    case 1: return expand_tiles<1>(codes, num_tiles, num_groups, flip, next, out);
-    case 2: return expand_tiles<2>(codes, num_tiles, num_groups, flip, next, out);
-    case 3: return expand_tiles<3>(codes, num_tiles, num_groups, flip, next, out);
-    case 4: return expand_tiles<4>(codes, num_tiles, num_groups, flip, next, out);
-    case 5: return expand_tiles<5>(codes, num_tiles, num_groups, flip, next, out);
-    case 6: return expand_tiles<6>(codes, num_tiles, num_groups, flip, next, out);
-    case 7: return expand_tiles<7>(codes, num_tiles, num_groups, flip, next, out);
-    default: return copy_tile(codes, num_tiles * num_groups, flip, next, out);
+    case 1: return expand_tiles<1>(codes, num_tiles, num_groups, flip, out);
+    case 2: return expand_tiles<2>(codes, num_tiles, num_groups, flip, out);
+    case 3: return expand_tiles<3>(codes, num_tiles, num_groups, flip, out);
+    case 4: return expand_tiles<4>(codes, num_tiles, num_groups, flip, out);
+    case 5: return expand_tiles<5>(codes, num_tiles, num_groups, flip, out);
+    case 6: return expand_tiles<6>(codes, num_tiles, num_groups, flip, out);
+    case 7: return expand_tiles<7>(codes, num_tiles, num_groups, flip, out);
+    default: return copy_tile(codes, num_tiles * num_groups, flip, out);
   }
 }
 
@@ -207,7 +201,7 @@ void score_vectors(const std::int8_t* keys, const KeyTiles& tiles, const CodeQue
 
 void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
   alignas(64) std::int8_t keys[kMaxTiles * kTile * 512];
-  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, _mm512_set1_epi8(-128), tiles.next, keys);
+  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, _mm512_set1_epi8(-128), keys);
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   std::size_t v = 0;
   for (; v + 4 <= queries.num_vectors; v += 4) score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
@@ -223,16 +217,12 @@ template <std::size_t kVectors, std::size_t kTiles>
 void score_block_float16(const KeyTiles& tiles, std::size_t first_tile, const float* queries, float* scores) {
   const std::size_t head_dim = tiles.head_dim;
   const std::byte* keys = tiles.codes + first_tile * head_dim * kTile * 2;
-  const std::byte* next = tiles.next + first_tile * head_dim * kTile * 2;
   __m512 sum[kVectors][kTiles];
   for (std::size_t v = 0; v < kVectors; ++v)
     for (std::size_t t = 0; t < kTiles; ++t) sum[v][t] = _mm512_setzero_ps();
   for (std::size_t d = 0; d < head_dim; ++d) {
     __m512 key[kTiles];
-    for (std::size_t t = 0; t < kTiles; ++t) {
-      key[t] = load_float16(keys + (t * head_dim + d) * kTile * 2);
-      if (d % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(next + (t * head_dim + d) * kTile * 2), _MM_HINT_T0);
-    }
+    for (std::size_t t = 0; t < kTiles; ++t) key[t] = load_float16(keys + (t * head_dim + d) * kTile * 2);
     for (std::size_t v = 0; v < kVectors; ++v) {
       const __m512 query = _mm512_set1_ps(queries[v * head_dim + d]);
       for (std::size_t t = 0; t < kTiles; ++t) sum[v][t] = _mm512_fmadd_ps(key[t], query, sum[v][t]);
@@ -293,7 +283,8 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   __m512 tops = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   for (std::size_t t = first; t < end; t += kTile) {
     const __m512 x = _mm512_loadu_ps(scores + t);
-    tops = _mm512_mask_max_ps(tops, visible_lanes(t, begin, end), x, tops);  // of x not a number: tops
+    const bool whole = t >= begin && end - t >= kTile;
+    tops = _mm512_mask_max_ps(tops, whole ? __mmask16{0xffff} : visible_lanes(t, begin, end), x, tops);  // NaN: tops
   }
   const float max = _mm512_reduce_max_ps(tops);
   for (std::size_t t = 0; t < first; t += kTile) _mm512_storeu_ps(scores + t, _mm512_setzero_ps());
@@ -339,9 +330,11 @@ __m512 max_of_each(const __m512 (&x)[4]) {
 }
 
 // One vector's weights of a page, four tiles in a row; zeros past num_tiles and in skipped tiles.
-void quantize_weights(const float* row, const __m512 (&scales)[kMaxTiles], float step, std::size_t v, Weights& out) {
+void quantize_weights(const float* row, std::size_t num_tiles, const __m512 (&scales)[kMaxTiles], float step,
+                      std::size_t v, Weights& out) {
   __m512 x[kMaxTiles];
-  for (std::size_t t = 0; t < kMaxTiles; ++t) x[t] = _mm512_mul_ps(_mm512_loadu_ps(row + t * kTile), scales[t]);
+  for (std::size_t t = 0; t < kMaxTiles; ++t)
+    x[t] = t < num_tiles ? _mm512_mul_ps(_mm512_loadu_ps(row + t * kTile), scales[t]) : _mm512_setzero_ps();
   const __m512 top = max_of_each(x);
   const __mmask16 used = _mm512_cmp_ps_mask(top, _mm512_set1_ps(kLeastTop), _CMP_GT_OQ);
   const __m512 inverse = _mm512_maskz_div_ps(used, _mm512_set1_ps(255.0f), top);
@@ -408,8 +401,9 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
   const float step = codebook(tiles.bits).step;
   __m512 scales[kMaxTiles];
   load_scales(tiles, scales);
-  for (std::size_t v = 0; v < num_vectors; ++v) quantize_weights(weights + v * kPartialSlots, scales, step, v, quantized);
-  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, _mm512_setzero_si512(), tiles.next, values);
+  for (std::size_t v = 0; v < num_vectors; ++v)
+    quantize_weights(weights + v * kPartialSlots, tiles.num_tiles, scales, step, v, quantized);
+  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, _mm512_setzero_si512(), values);
   std::size_t v = 0;
   for (; v + 3 <= num_vectors; v += 3) add_vectors<3>(values, tiles, quantized, v, out);
   if (num_vectors - v == 2) add_vectors<2>(values, tiles, quantized, v, out);
@@ -417,16 +411,13 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
 }
 
 template <std::size_t kVectors, std::size_t kBlocks>
-void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_t first_block, bool prefetch,
-                       float* out) {
+void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_t first_block, float* out) {
   __m512 sum[kVectors][kBlocks];
   for (std::size_t v = 0; v < kVectors; ++v)
     for (std::size_t b = 0; b < kBlocks; ++b)
       sum[v][b] = _mm512_loadu_ps(out + v * tiles.padded_dim + (first_block + b) * kTile);
   for (std::size_t t = 0; t < tiles.num_tiles * kTile; ++t) {
     const std::size_t offset = (t * tiles.padded_dim + first_block * kTile) * 2;
-    for (std::size_t b = 0; prefetch && b < kBlocks; b += 2)
-      _mm_prefetch(reinterpret_cast<const char*>(tiles.next + offset + b * kTile * 2), _MM_HINT_T0);
     __m512 value[kBlocks];
     for (std::size_t b = 0; b < kBlocks; ++b) value[b] = load_float16(tiles.codes + offset + b * kTile * 2);
     for (std::size_t v = 0; v < kVectors; ++v) {
@@ -440,21 +431,21 @@ void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_
 }
 
 template <std::size_t kVectors>
-void add_vectors_float16(const ValueTiles& tiles, const float* weights, bool prefetch, float* out) {
+void add_vectors_float16(const ValueTiles& tiles, const float* weights, float* out) {
   const std::size_t num_blocks = tiles.padded_dim / kTile;
   std::size_t block = 0;
-  for (; block + 4 <= num_blocks; block += 4) add_block_float16<kVectors, 4>(tiles, weights, block, prefetch, out);
-  for (; block < num_blocks; ++block) add_block_float16<kVectors, 1>(tiles, weights, block, prefetch, out);
+  for (; block + 4 <= num_blocks; block += 4) add_block_float16<kVectors, 4>(tiles, weights, block, out);
+  for (; block < num_blocks; ++block) add_block_float16<kVectors, 1>(tiles, weights, block, out);
 }
 
 void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
   std::size_t v = 0;
   for (; v + 4 <= num_vectors; v += 4)
-    add_vectors_float16<4>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+    add_vectors_float16<4>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
   for (; v + 3 <= num_vectors; v += 3)
-    add_vectors_float16<3>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+    add_vectors_float16<3>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
   for (; v < num_vectors; ++v)
-    add_vectors_float16<1>(tiles, weights + v * kPartialSlots, v == 0, out + v * tiles.padded_dim);
+    add_vectors_float16<1>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
 }
 
 // ---- merging

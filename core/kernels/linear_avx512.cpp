@@ -113,13 +113,41 @@ struct Format {
 
 // ---- few rows: 16 output rows in the lanes ----
 
-// 16 bytes from each of four weight rows.
-__m512i load_4x16(const std::byte* at, std::size_t row_bytes) {
-  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(at)), load16(at + row_bytes), 1);
-  const __m256i high =
-      _mm256_inserti128_si256(_mm256_castsi128_si256(load16(at + 2 * row_bytes)), load16(at + 3 * row_bytes), 1);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
+// Blocks of 16 weight rows. Every fourth row has a pointer and the others are an offset away: with 16 pointers, GCC
+// keeps most of them in vector registers and moves them back and forth.
+struct Blocks {
+  const std::byte* at[4];
+  std::size_t row_bytes;
+
+  Blocks(const std::byte* block, std::size_t bytes)
+      : at{block, block + 4 * bytes, block + 8 * bytes, block + 12 * bytes}, row_bytes(bytes) {}
+
+  const std::byte* row(std::size_t i) const { return at[i / 4] + i % 4 * row_bytes; }
+
+  void advance(std::size_t bytes) { POLYKV_UNROLL for (std::size_t i = 0; i < 4; ++i) at[i] += bytes; }
+
+  // 16 bytes, `offset` bytes into the block, of rows i, i + 4, i + 8 and i + 12.
+  __m512i load_4x16(std::size_t i, std::size_t offset) const {
+    const __m256i low = join(load16(row(i) + offset), load16(row(i + 4) + offset));
+    const __m256i high = join(load16(row(i + 8) + offset), load16(row(i + 12) + offset));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+
+  // The four bytes that each block begins with: scale, and q4_1's minimum.
+  __m512i load_heads() const {
+    const __m256i low = join(heads_of(0), heads_of(4)), high = join(heads_of(8), heads_of(12));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+
+ private:
+  static __m256i join(__m128i low, __m128i high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  }
+
+  __m128i heads_of(std::size_t i) const {
+    return _mm_setr_epi32(load_i32(row(i)), load_i32(row(i + 1)), load_i32(row(i + 2)), load_i32(row(i + 3)));
+  }
+};
 
 // Unsigned codes of one block of 16 weight rows: the 128-bit group g of first[i] and of second[i] holds values 0-15 and
 // 16-31 of row 4g + i.
@@ -127,17 +155,16 @@ template <WeightType kType>
 struct Codes {
   __m512i first[4], second[4];
 
-  Codes(const std::byte* block, std::size_t row_bytes) {
+  explicit Codes(const Blocks& blocks) {
     using F = Format<kType>;
     POLYKV_UNROLL for (std::size_t i = 0; i < 4; ++i) {
-      const std::byte* at = block + i * row_bytes + F::kCodesAt;
-      const __m512i bytes = load_4x16(at, 4 * row_bytes);
+      const __m512i bytes = blocks.load_4x16(i, F::kCodesAt);
       if constexpr (F::kNibbles) {
         first[i] = _mm512_and_si512(bytes, _mm512_set1_epi8(15));
         second[i] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15));
       } else {
         first[i] = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
-        second[i] = _mm512_xor_si512(load_4x16(at + 16, 4 * row_bytes), _mm512_set1_epi8(-128));
+        second[i] = _mm512_xor_si512(blocks.load_4x16(i, F::kCodesAt + 16), _mm512_set1_epi8(-128));
       }
     }
   }
@@ -165,18 +192,6 @@ __m512i dot_block(const Codes<kType>& codes, const std::byte* planes) {
   return sum_groups(sums);
 }
 
-// The four bytes that one block of each of 16 weight rows begins with: scale, and q4_1's minimum.
-__m512i load_heads(const std::byte* block, std::size_t row_bytes) {
-  const auto head = [&](std::size_t i) { return load_i32(block + i * row_bytes); };
-  const __m128i rows0 = _mm_set_epi32(head(3), head(2), head(1), head(0));
-  const __m128i rows4 = _mm_set_epi32(head(7), head(6), head(5), head(4));
-  const __m128i rows8 = _mm_set_epi32(head(11), head(10), head(9), head(8));
-  const __m128i rows12 = _mm_set_epi32(head(15), head(14), head(13), head(12));
-  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(rows0), rows4, 1);
-  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(rows8), rows12, 1);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
-
 __m512 low_halves_to_float(__m512i heads) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(heads)); }
 
 // kRows rows of x, from `row` on, times 16 weight rows. planes [kRows][num_blocks] (see kRowBlockBytes).
@@ -186,11 +201,12 @@ void multiply_few(const ActivationView& x, std::size_t row, const std::byte* pla
   using F = Format<kType>;
   __m512 sums[kRows];
   POLYKV_UNROLL for (std::size_t r = 0; r < kRows; ++r) sums[r] = _mm512_setzero_ps();
+  Blocks blocks(weights, row_bytes);
   for (std::size_t b = 0; b < x.num_blocks; ++b) {
     prefetch(weights, kFewOutputs * row_bytes, b * kFewOutputs * F::kBlockBytes, kFewOutputs * F::kBlockBytes);
-    const std::byte* block = weights + b * F::kBlockBytes;
-    const Codes<kType> codes(block, row_bytes);
-    const __m512i heads = load_heads(block, row_bytes);
+    const Codes<kType> codes(blocks);
+    const __m512i heads = blocks.load_heads();
+    blocks.advance(F::kBlockBytes);
     const __m512 scales = low_halves_to_float(heads);
     POLYKV_UNROLL for (std::size_t r = 0; r < kRows; ++r) {
       const std::size_t at = (row + r) * x.num_blocks + b;
@@ -261,13 +277,13 @@ struct Unpacked {
   template <WeightType kType>
   void fill(const std::byte* weights, std::size_t row_bytes, std::size_t num_blocks) {
     using F = Format<kType>;
-    for (std::size_t b = 0; b < num_blocks; ++b) {
-      const std::byte* block = weights + b * F::kBlockBytes;
-      const __m512i heads = load_heads(block, row_bytes);
+    Blocks blocks(weights, row_bytes);
+    for (std::size_t b = 0; b < num_blocks; ++b, blocks.advance(F::kBlockBytes)) {
+      const __m512i heads = blocks.load_heads();
       _mm512_store_ps(scales[b], low_halves_to_float(heads));
       if constexpr (F::kHasMinimum) _mm512_store_ps(minima[b], low_halves_to_float(_mm512_srli_epi32(heads, 16)));
       for (std::size_t o = 0; o < kFewOutputs; ++o) {
-        _mm512_store_si512(pairs[b][o], load_pairs<kType>(block + o * row_bytes));
+        _mm512_store_si512(pairs[b][o], load_pairs<kType>(blocks.row(o)));
       }
     }
   }

@@ -30,7 +30,7 @@ inline std::filesystem::path fixture_models() { return std::filesystem::path(POL
 
 inline GoldenLogits load_golden(const std::string& name) {
   const auto bytes = format::read_file(fixture_models() / "golden" / (name + ".json"));
-  REQUIRE(bytes);
+  REQUIRE(bytes.has_value());
   const auto* text = reinterpret_cast<const char*>(bytes->data());
   const auto json = nlohmann::json::parse(text, text + bytes->size());
   GoldenLogits golden{json.at("model"), json.at("tokens"), {}, json.at("greedy"), json.at("greedy_gap")};

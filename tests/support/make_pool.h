@@ -19,9 +19,9 @@ struct PoolRecipe {
   core::CodecPair codec = core::kDefaultCodec;
   std::uint64_t seed = 1;
   std::uint64_t created = 0;
-  float scale = 1.0f;                   // of all keys and values
-  std::string open_text = " the end";   // after the last token
-  std::string fidelity;                 // JSON text; empty: not measured
+  float scale = 1.0f;                  // of all keys and values
+  std::string open_text = " the end";  // after the last token
+  std::string fidelity = {};           // JSON text; empty: not measured
   std::string model_name = "random";
   std::uint32_t mode = 0600;
   bool force = false;
@@ -144,8 +144,9 @@ inline format::Status make_pool(const std::filesystem::path& path, const PoolRec
   for (std::uint32_t layer = 0; layer < recipe.shape.num_layers; ++layer) {
     POLYKV_TRY(const TestLayer made, make_layer(recipe, layer));
     const bool has_means = recipe.shape.num_tokens > format::kNumSinks;
-    POLYKV_CHECK_STATUS(writer.write_layer(layer, made.pages, made.sinks,
-                                           has_means ? std::span<const std::byte>(made.means) : std::span<const std::byte>()));
+    POLYKV_CHECK_STATUS(
+        writer.write_layer(layer, made.pages, made.sinks,
+                           has_means ? std::span<const std::byte>(made.means) : std::span<const std::byte>()));
   }
   return writer.finish(recipe.fidelity);
 }

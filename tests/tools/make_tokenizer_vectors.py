@@ -74,7 +74,7 @@ TEXTS = CORPUS + [
     "lighthouses lighthouses\nlighthouses",
     "x\u0004y !\u0004! \u0013 \u0004\u0013",
     "\U00040000 \U0010ffff",
-    "\u180e a\u180eb \u0085c \u00a0d \u2028e \u3000f \u200b",
+    "\u180e a\u180eb \u0085c \u00a0d \u2028e \u3000f \u200b !\u180e! \u180e\u180e b",
     "👨‍👩‍👧‍👦 🏳️‍🌈 ☕️ 1️⃣",
     "\u0000\u0001\u007f",
     "ǅ ʰ ª \u0345 \u20dd",
@@ -119,18 +119,27 @@ def random_texts(count):
     return ["".join(source.choices(fragments, k=source.randint(3, 14))) for _ in range(count)]
 
 
+def piece_ends(tokenizer, text):
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    # ByteLevel gives offsets in characters of its input.
+    return [len(text[:end].encode()) for _, (_, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
 def main():
     vocab, merges = train()
     texts = TEXTS + random_texts(60)
     out = {"vocab": vocab, "merges": [" ".join(merge) for merge in merges], "control_tokens": CONTROL_TOKENS}
     out["texts"] = texts
     out["ids"] = {}
+    out["piece_ends"] = {}  # in bytes of the normalized text
     for name, rule in RULES.items():
         tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, ignore_merges=rule.get("ignore_merges", False)))
         tokenizer.pre_tokenizer = rule["pre_tokenizer"]
         if "normalizer" in rule:
             tokenizer.normalizer = rule["normalizer"]
         out["ids"][name] = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        out["piece_ends"][name] = [piece_ends(tokenizer, text) for text in texts]
         tokenizer.add_special_tokens([AddedToken(token) for token in CONTROL_TOKENS])
         parts = json.loads(tokenizer.to_str())
         out.setdefault("json", {})[name] = {key: parts[key] for key in ("pre_tokenizer", "normalizer")}

@@ -214,7 +214,6 @@ std::string Tokenizer::token_bytes(TokenId id) const {
   return bytes;
 }
 
-std::string_view Tokenizer::kind() const { return "gpt2-bpe"; }
 std::string_view Tokenizer::pre_tokenizer() const { return state_->pre_tokenizer.rule().name; }
 std::string_view Tokenizer::normalizer() const { return state_->nfc ? "nfc" : "none"; }
 
@@ -225,7 +224,7 @@ std::size_t Tokenizer::memory_bytes() const {
 std::string Tokenizer::digest() const {
   DigestInput input;
   input.add_text("polykv/tokenizer/1");
-  input.add_text(kind());
+  input.add_text("gpt2-bpe");
   input.add_text(state_->pre_tokenizer.rule().pattern);
   input.add_text(normalizer());
   input.add_number(state_->ignore_merges ? 1 : 0);

@@ -46,8 +46,9 @@ class Tokenizer {
   // control characters) gives no token and belongs to the token before it.
   std::vector<TextToken> tokenize(std::string_view text) const;
 
-  // The longest prefix of `text`, in bytes, whose tokens no following text can change: tokenize(text + more) begins
-  // with tokenize(text.substr(0, result)) for every valid UTF-8 `more`. A pre-token start; 0 if there is none.
+  // The length in bytes of the longest prefix of `text` known to keep its tokens whatever follows: tokenize(text +
+  // more) is tokenize(prefix), then tokenize(rest + more), for every valid UTF-8 `more`. A pre-token start; 0 if there
+  // is none. With NFC, `rest + more` is normalized again, and the prefix stops short of what `more` could compose with.
   std::size_t stable_prefix(std::string_view text) const;
 
   // The id of a control token (or another added token) by its exact text (`<|im_end|>`, `<|begin_of_text|>`); nullopt:
@@ -69,7 +70,6 @@ class Tokenizer {
   // SHA-256 hex over vocabulary, merges, types and settings that decide ids. A GGUF and a tokenizer.json that tokenize
   // alike may differ in it (numbers without a token).
   std::string digest() const;
-  std::string_view kind() const;           // "gpt2-bpe"
   std::string_view pre_tokenizer() const;  // "gpt-2", "llama-bpe", "qwen2", "smollm", "starcoder", "refact"
   std::string_view normalizer() const;     // "none", "nfc"
   std::size_t memory_bytes() const;        // of the tables, mapped text not counted

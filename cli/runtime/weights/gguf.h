@@ -68,6 +68,7 @@ class GgufFile {
   std::optional<std::uint64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;  // float32, float64 or an integer
   std::optional<bool> boolean(std::string_view key) const;
+  // Keep the result in a variable: a range-for over *strings(key) would outlive it.
   std::optional<GgufStrings> strings(std::string_view key) const;
   std::optional<std::vector<std::int64_t>> integers(std::string_view key) const;
   std::optional<std::vector<double>> numbers(std::string_view key) const;

@@ -146,7 +146,7 @@ Result<HfWeights> open_hf_weights(const fs::path& folder) {
     auto parsed = SafetensorsFile::parse(mapped.bytes());
     if (!parsed) return in_file(name, parsed.error());
     out.files.push_back(std::move(mapped));
-    out.parsed.push_back(*std::move(parsed));
+    out.parsed.push_back(std::move(parsed).value());
   }
   if (indexed) POLYKV_CHECK_STATUS(check_index(map, out));
   return out;

@@ -14,8 +14,8 @@
 
 namespace polykv::runtime {
 
-// config.json and its like: read whole, at most 64 MB (an index of 1,000 tensors has 0.1 MB). A missing file is empty if
-// `required` is false, else kBadModelFile. Messages begin with `name`.
+// config.json and its like: read whole, at most 64 MB (an index of 1,000 tensors has 0.1 MB). A missing file is empty,
+// or kBadModelFile if it is `required`. Messages begin with `name`.
 format::Result<std::vector<std::byte>> read_small_file(const std::filesystem::path& folder, const char* name,
                                                        bool required);
 

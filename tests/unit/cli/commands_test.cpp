@@ -3,6 +3,8 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -57,6 +59,16 @@ std::vector<json> lines_of(const std::string& text) {
   return lines;
 }
 
+// Where the pages of a pool begin.
+std::size_t pages_offset(const std::string& path) {
+  const json pool = lines_of(run({"inspect", "--json", path}).out).at(0);
+  for (const json& section : pool["sections"]) {
+    if (section["name"] == "pages") return section["offset"];
+  }
+  FAIL("no pages");
+  return 0;
+}
+
 TEST_CASE("inspect --json says what the pool was made with") {
   const TemporaryFolder folder;
   make(folder / "a.pkv", {.created = 86400, .open_text = " tail"});
@@ -108,7 +120,8 @@ TEST_CASE("several pools: each is reported, the worst status wins") {
   write_file(folder / "bad.pkv", bad);
   chmod((folder / "text.pkv").c_str(), 0600);
   chmod((folder / "bad.pkv").c_str(), 0600);
-  const std::vector<std::string> words = {"verify", folder / "text.pkv", folder / "bad.pkv", folder / "gone.pkv", folder / "good.pkv"};
+  const std::vector<std::string> words = {"verify", folder / "text.pkv", folder / "bad.pkv", folder / "gone.pkv",
+                                          folder / "good.pkv"};
   const Outcome outcome = run(words);
   CHECK(outcome.status == 5);
   CHECK(outcome.out.starts_with((folder / "good.pkv") + ": ok, "));
@@ -131,12 +144,8 @@ TEST_CASE("several pools: each is reported, the worst status wins") {
 TEST_CASE("verify --json names section, chunk, offset, expected and found") {
   const TemporaryFolder folder;
   make(folder / "a.pkv", {.shape = {.num_layers = 4, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 2000}});
-  const json before = lines_of(run({"inspect", "--json", folder / "a.pkv"}).out).at(0);
-  std::uint64_t offset = 0, bytes = 0;
-  for (const json& section : before["sections"]) {
-    if (section["name"] == "pages") offset = section["offset"], bytes = section["bytes"];
-  }
-  REQUIRE(bytes > 2 * 262144);
+  const std::size_t offset = pages_offset(folder / "a.pkv");
+  REQUIRE(std::filesystem::file_size(folder / "a.pkv") > offset + 3 * 262144);
   std::string text = file_text(folder / "a.pkv");
   text[offset + 262144 + 17] ^= 4;
   write_file(folder / "a.pkv", text);
@@ -152,14 +161,9 @@ TEST_CASE("verify --json names section, chunk, offset, expected and found") {
 
 TEST_CASE("verify sees a slot that must be zero, under valid checksums") {
   const TemporaryFolder folder;
-  make(folder / "a.pkv");  // 96 positions a run: one page of 64 and one of 32
-  const json before = lines_of(run({"inspect", "--json", folder / "a.pkv"}).out).at(0);
-  std::uint64_t offset = 0;
-  for (const json& section : before["sections"]) {
-    if (section["name"] == "pages") offset = section["offset"];
-  }
-  // 100 positions instead: the last tile has 4, its other 12 slots must be zero. Keys' scales of that page come first.
+  // A run of 100 positions: a page of 64, and one whose third tile has 4, so that its other 12 slots must be zero.
   make(folder / "b.pkv", {.shape = {.num_layers = 1, .num_kv_heads = 1, .head_dim = 64, .num_tokens = 104}});
+  const std::size_t offset = pages_offset(folder / "b.pkv");
   const std::string text = file_text(folder / "b.pkv");
   std::vector<std::byte> pool(text.size());
   std::memcpy(pool.data(), text.data(), text.size());
@@ -214,7 +218,8 @@ TEST_CASE("stats: every byte has a place, and the arithmetic is the definition's
   CHECK(stats["ratio"].get<double>() == 2.0 * static_cast<double>(values) / static_cast<double>(kv));
   CHECK(stats["agents"] == json({{"n", 15}, {"bytes", sum}, {"without_sharing_bytes", 15 * 2 * values}}));
   CHECK(stats["fidelity"].is_null());
-  // k5v4: (5 + 4) / 2 bits of codes, two float16 scales for 2 * 64 values (0.25): 4.75, and a little for what else counts.
+  // k5v4: (5 + 4) / 2 bits of codes, two float16 scales for 2 * 64 values (0.25): 4.75, and a little for what else
+  // counts.
   CHECK(stats["bits_per_value"].get<double>() > 4.75);
   CHECK(stats["bits_per_value"].get<double>() < 5.1);
   CHECK(run({"stats", folder / "a.pkv"}).out.find("not measured") != std::string::npos);
@@ -304,7 +309,8 @@ TEST_CASE("export: an uncompressed pool comes out bit for bit") {
 
 TEST_CASE("export: a compressed pool comes out near what went in, its sinks exactly") {
   const TemporaryFolder folder;
-  const PoolRecipe recipe{.shape = {.num_layers = 1, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 200}, .codec = {6, 4}};
+  const PoolRecipe recipe{.shape = {.num_layers = 1, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 200},
+                          .codec = {6, 4}};
   make(folder / "a.pkv", recipe);
   REQUIRE(run({"export", folder / "a.pkv", "-o", folder / "a.safetensors"}).status == 0);
   const Safetensors file(file_text(folder / "a.safetensors"));
@@ -326,12 +332,22 @@ TEST_CASE("export: a compressed pool comes out near what went in, its sinks exac
   CHECK(key_error > 0);
 }
 
+// Sets the scale of the first key of the first page, under valid checksums.
+void set_first_scale(const std::string& path, std::uint16_t bits) {
+  const std::string text = file_text(path);
+  std::vector<std::byte> pool(text.size());
+  std::memcpy(pool.data(), text.data(), text.size());
+  const std::size_t offset = pages_offset(path);
+  pool[offset] = static_cast<std::byte>(bits & 0xff);
+  pool[offset + 1] = static_cast<std::byte>(bits >> 8);
+  tests::reseal(pool);
+  write_file(path, {reinterpret_cast<const char*>(pool.data()), pool.size()});
+}
+
 TEST_CASE("export: float32 where float16 has no room, the same on stdout") {
   const TemporaryFolder folder;
-  // Values up to 6 * 12,000 = 72,000 before float16 cuts them; keys near 60,000 leave float16 once quantized.
-  PoolRecipe recipe{.shape = {.num_layers = 1, .num_kv_heads = 1, .head_dim = 16, .num_tokens = 64}, .codec = {2, 1}, .scale = 16000.0f};
-  recipe.seed = 3;
-  make(folder / "a.pkv", recipe);
+  make(folder / "a.pkv");
+  set_first_scale(folder / "a.pkv", 0x7bff);  // 65504 times codes near 1, and the rotation sums them up
   const Outcome outcome = run({"export", folder / "a.pkv", "-o", folder / "a.safetensors"});
   INFO(outcome.err);
   REQUIRE(outcome.status == 0);
@@ -339,9 +355,18 @@ TEST_CASE("export: float32 where float16 has no room, the same on stdout") {
   const Safetensors file(text);
   CHECK(file.header["__metadata__"]["number_type"] == "F32");
   CHECK(outcome.out.find("as F32\n") != std::string::npos);
+  float largest = 0;
+  for (std::size_t i = 4 * 64; i < 5 * 64; ++i) largest = std::max(largest, std::abs(file.at("layers.0.keys", i)));
+  CHECK(largest > 65520.0f);
   const Outcome piped = run({"export", folder / "a.pkv", "-o", "-"});
   CHECK(piped.status == 0);
   CHECK(piped.out == text);
+  // A scale that is not a number makes values that are none.
+  set_first_scale(folder / "a.pkv", 0x7e00);
+  const Outcome refused = run({"export", folder / "a.pkv", "-o", folder / "b"});
+  CHECK(refused.status == 1);
+  CHECK(refused.err.find("layer 0, kv_head 0: a dequantized value is not finite") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(folder / "b"));
 }
 
 TEST_CASE("export refuses what exists, and the pool itself; --force replaces") {
@@ -361,11 +386,8 @@ TEST_CASE("export refuses what exists, and the pool itself; --force replaces") {
 TEST_CASE("export of a damaged pool leaves nothing behind") {
   const TemporaryFolder folder;
   make(folder / "a.pkv");
-  const json before = lines_of(run({"inspect", "--json", folder / "a.pkv"}).out).at(0);
   std::string text = file_text(folder / "a.pkv");
-  for (const json& section : before["sections"]) {
-    if (section["name"] == "pages") text[section["offset"].get<std::size_t>() + 5] ^= 1;
-  }
+  text[pages_offset(folder / "a.pkv") + 5] ^= 1;
   write_file(folder / "a.pkv", text);
   CHECK(run({"export", folder / "a.pkv", "-o", folder / "b"}).status == 5);
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);
@@ -385,7 +407,8 @@ TEST_CASE("a pool that others may write to is refused unless it is trusted") {
 TEST_CASE("version, help, completion and kernels") {
   CHECK(run({"--version"}).out == "polykv " POLYKV_VERSION "\n");
   const std::string verbose = run({"--version", "-v"}).out;
-  for (const char* part : {"pool format: reads 0.", "kernels compiled: ", "scalar\n", "kernels active: ", "LibTorch plug-in: "}) {
+  for (const char* part :
+       {"pool format: reads 0.", "kernels compiled: ", "scalar\n", "kernels active: ", "LibTorch plug-in: "}) {
     CHECK(verbose.find(part) != std::string::npos);
   }
   CHECK(run({"help", "ask"}).out == run({"ask", "--help"}).out);

@@ -16,7 +16,8 @@ TEST_CASE("every error code is explained once, and its exit status too") {
   const std::string header((std::istreambuf_iterator<char>(file)), {});
   std::set<int> declared, explained, statuses;
   const std::regex enumerator(R"(\n  k[A-Za-z0-9]+ = ([0-9]+),)");
-  for (std::sregex_iterator it(header.begin(), header.end(), enumerator), end; it != end; ++it) declared.insert(std::stoi((*it)[1]));
+  for (std::sregex_iterator it(header.begin(), header.end(), enumerator), end; it != end; ++it)
+    declared.insert(std::stoi((*it)[1]));
   REQUIRE(declared.size() > 40);
   for (const ErrorCodeRow& row : error_codes()) CHECK(explained.insert(static_cast<int>(row.code)).second);
   CHECK(declared == explained);

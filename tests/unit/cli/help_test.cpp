@@ -37,7 +37,8 @@ TEST_CASE("every option is in --help, in the man page and in each completion") {
       if (name.empty()) continue;
       CHECK((help.find("--" + name) != std::string::npos) == shown);
       CHECK((bash.find("--" + name) != std::string::npos) == shown);
-      CHECK((zsh.find("'--" + name + "[") != std::string::npos || zsh.find("'*--" + name + "[") != std::string::npos) == shown);
+      CHECK((zsh.find("'--" + name + "[") != std::string::npos || zsh.find("'*--" + name + "[") != std::string::npos) ==
+            shown);
       CHECK((fish.find(" -l " + name + " ") != std::string::npos) == shown);
       CHECK((man.find(".It") != std::string::npos));
       CHECK((man.find("\\-" + std::regex_replace(name, std::regex("-"), "\\-")) != std::string::npos) == shown);
@@ -84,8 +85,8 @@ std::string complete_in_bash(const std::string& words, int index) {
   const tests::TemporaryFolder folder;
   std::ofstream(folder / "completion") << completion_script("bash");
   std::ofstream(folder / "alpha.pkv") << "";
-  const std::string command = "cd '" + folder.path().string() + "' && bash -c '. ./completion; COMP_WORDS=(polykv " + words +
-                              "); COMP_CWORD=" + std::to_string(index) +
+  const std::string command = "cd '" + folder.path().string() + "' && bash -c '. ./completion; COMP_WORDS=(polykv " +
+                              words + "); COMP_CWORD=" + std::to_string(index) +
                               "; _polykv 2>/dev/null; printf \"%s\\n\" \"${COMPREPLY[@]}\" | sort | tr \"\\n\" \" \"'";
   std::FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);

@@ -49,10 +49,26 @@ TEST_CASE("build: defaults") {
 }
 
 TEST_CASE("build: every option, in every spelling") {
-  const Options options =
-      parsed({"build", "-", "-fq", "b.txt", "--output=x.pkv", "-mmodel.gguf", "--codec", "k8v3", "--template", "llama3",
-              "--system=", "--prefill-type", "bf16", "--mode", "640", "-t2", "--json", "--no-progress", "--trust",
-              "--kernels=scalar"});
+  const Options options = parsed({"build",
+                                  "-",
+                                  "-fq",
+                                  "b.txt",
+                                  "--output=x.pkv",
+                                  "-mmodel.gguf",
+                                  "--codec",
+                                  "k8v3",
+                                  "--template",
+                                  "llama3",
+                                  "--system=",
+                                  "--prefill-type",
+                                  "bf16",
+                                  "--mode",
+                                  "640",
+                                  "-t2",
+                                  "--json",
+                                  "--no-progress",
+                                  "--trust",
+                                  "--kernels=scalar"});
   CHECK(options.operands == Words{"-", "b.txt"});
   CHECK(options.output == "x.pkv");
   CHECK(options.model == "model.gguf");
@@ -82,9 +98,27 @@ TEST_CASE("ask: defaults are greedy, and questions come as they are") {
 }
 
 TEST_CASE("ask: every option") {
-  const Options options =
-      parsed({"ask", "a.pkv", "-n", "7", "--temp", "0.5", "--top-k=40", "--top-p", "0.9", "--min-p", "0.1", "--seed",
-              "18446744073709551615", "--stop", "[a,b]", "--stop", "\n", "--template", "none", "--jsonl", "-5 degrees?"});
+  const Options options = parsed({"ask",
+                                  "a.pkv",
+                                  "-n",
+                                  "7",
+                                  "--temp",
+                                  "0.5",
+                                  "--top-k=40",
+                                  "--top-p",
+                                  "0.9",
+                                  "--min-p",
+                                  "0.1",
+                                  "--seed",
+                                  "18446744073709551615",
+                                  "--stop",
+                                  "[a,b]",
+                                  "--stop",
+                                  "\n",
+                                  "--template",
+                                  "none",
+                                  "--jsonl",
+                                  "-5 degrees?"});
   CHECK(options.operands == Words{"a.pkv", "-5 degrees?"});
   CHECK(options.max_tokens == 7);
   CHECK(options.temperature == 0.5);
@@ -119,15 +153,19 @@ TEST_CASE("help needs nothing else, version no command") {
 }
 
 TEST_CASE("a variable stands in for an option, and a flag wins") {
-  const std::map<std::string, std::string> environment = {
-      {"POLYKV_MODEL", "m.gguf"}, {"POLYKV_THREADS", "3"}, {"POLYKV_QUIET", "1"}, {"POLYKV_TRUST", "0"}, {"POLYKV_CODEC", ""}};
+  const std::map<std::string, std::string> environment = {{"POLYKV_MODEL", "m.gguf"},
+                                                          {"POLYKV_THREADS", "3"},
+                                                          {"POLYKV_QUIET", "1"},
+                                                          {"POLYKV_TRUST", "0"},
+                                                          {"POLYKV_CODEC", ""}};
   const Options options = parsed({"build", "a", "-o", "b", "-t", "1"}, environment);
   CHECK(options.model == "m.gguf");
   CHECK(options.threads == 1);
   CHECK(options.quiet);
   CHECK_FALSE(options.trust);
   CHECK(options.codec == "k5v4");
-  CHECK(refusal({"verify", "a"}, {{"POLYKV_QUIET", "perhaps"}}) == "verify: POLYKV_QUIET: 'perhaps' is neither 1 nor 0");
+  CHECK(refusal({"verify", "a"}, {{"POLYKV_QUIET", "perhaps"}}) ==
+        "verify: POLYKV_QUIET: 'perhaps' is neither 1 nor 0");
   CHECK(refusal({"ask", "a"}, {{"POLYKV_TEMP", "hot"}}) == "ask: POLYKV_TEMP: 'hot' is not a number from 0 to 100");
   // build's template may be in the environment without every `ask` being refused.
   CHECK(parsed({"ask", "a"}, {{"POLYKV_TEMPLATE", "chatml"}}).template_name.empty());
@@ -152,7 +190,9 @@ TEST_CASE("usage errors are one line with the nearest name") {
 }
 
 TEST_CASE("values are checked where they are read") {
-  const auto build = [](const char* option, const char* value) { return refusal({"build", "a", "-o", "b", option, value}); };
+  const auto build = [](const char* option, const char* value) {
+    return refusal({"build", "a", "-o", "b", option, value});
+  };
   CHECK(build("--codec", "k9v1") ==
         "build: --codec: 'k9v1' is not a codec: f16, or kAvB with A and B from 1 to 8, such as k5v4");
   CHECK(build("--mode", "0888").starts_with("build: --mode: '0888' is not a mode"));
@@ -172,9 +212,9 @@ TEST_CASE("values are checked where they are read") {
 }
 
 TEST_CASE("what is not offered yet is unknown") {
-  for (const Words& words : {Words{"ask", "a", "--agents", "2"}, Words{"stats", "a", "--live"}, Words{"stats", "a", "--measure"},
-                             Words{"stats", "a", "--html", "f"}, Words{"verify", "a", "--deep"},
-                             Words{"build", "a", "-o", "b", "--no-probe"}}) {
+  for (const Words& words : {Words{"ask", "a", "--agents", "2"}, Words{"stats", "a", "--live"},
+                             Words{"stats", "a", "--measure"}, Words{"stats", "a", "--html", "f"},
+                             Words{"verify", "a", "--deep"}, Words{"build", "a", "-o", "b", "--no-probe"}}) {
     CHECK(refusal(words).find("unknown option") != std::string::npos);
   }
   CHECK(refusal({"bench", "a"}).starts_with("unknown command 'bench'"));

@@ -30,7 +30,8 @@ class Terminal {
   std::string text() {
     std::string all;
     char buffer[4096];
-    for (ssize_t count; (count = read(screen_, buffer, sizeof buffer)) > 0;) all.append(buffer, static_cast<std::size_t>(count));
+    for (ssize_t count; (count = read(screen_, buffer, sizeof buffer)) > 0;)
+      all.append(buffer, static_cast<std::size_t>(count));
     return all;
   }
   int terminal = -1;
@@ -76,7 +77,8 @@ TEST_CASE("the line is rewritten, rate limited, and cleared at the end and by er
 }
 
 TEST_CASE("what the line says") {
-  CHECK(progress_line("verify", 500'000, 2'000'000, "B", 500'000, 0.5) == "verify  25%  500.0 kB of 2.0 MB  1.0 MB/s  2 s left");
+  CHECK(progress_line("verify", 500'000, 2'000'000, "B", 500'000, 0.5) ==
+        "verify  25%  500.0 kB of 2.0 MB  1.0 MB/s  2 s left");
   CHECK(progress_line("read", 10, 0, "tok", 10, 0.1) == "read  10 tok");
   CHECK(progress_line("x", 1, 7201, "tok", 1, 1.0) == "x  0%  1 of 7,201 tok  1 tok/s  2 h 0 min left");
   CHECK(progress_line("x", 1, 91, "tok", 1, 1.0) == "x  1%  1 of 91 tok  1 tok/s  1 min 30 s left");

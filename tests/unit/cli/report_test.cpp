@@ -18,7 +18,8 @@ using tests::Capture;
 
 TEST_CASE("an error is one line on stderr and gives its exit status") {
   Capture capture;
-  CHECK(capture.report.error("a.pkv", Error(ErrorCode::kBadChecksum, "section pages at 0x41000: checksum is 1, expected 2")) == 5);
+  CHECK(capture.report.error(
+            "a.pkv", Error(ErrorCode::kBadChecksum, "section pages at 0x41000: checksum is 1, expected 2")) == 5);
   CHECK(capture.report.error("", Error(ErrorCode::kUsage, "no command")) == 2);
   CHECK(capture.err() == "polykv: a.pkv: section pages at 0x41000: checksum is 1, expected 2\npolykv: no command\n");
   CHECK(capture.out().empty());
@@ -28,7 +29,10 @@ TEST_CASE("a name cannot write to the terminal or forge a line") {
   Capture capture;
   capture.report.error("a\nb\x1b[2J\xc2\x9b\xff", Error(ErrorCode::kIo, "x\ry"));
   CHECK(capture.err() == "polykv: a\\x0ab\\x1b[2J\\xc2\\x9b\\xff: x\\x0dy\n");
-  CHECK(printable("Gr\xc3\xbc\xc3\x9f" "e \xe2\x82\xac") == "Gr\xc3\xbc\xc3\x9f" "e \xe2\x82\xac");
+  CHECK(printable("Gr\xc3\xbc\xc3\x9f"
+                  "e \xe2\x82\xac") ==
+        "Gr\xc3\xbc\xc3\x9f"
+        "e \xe2\x82\xac");
 }
 
 TEST_CASE("-q silences notices, not errors") {
@@ -45,8 +49,12 @@ TEST_CASE("-q silences notices, not errors") {
 TEST_CASE("results reach stdout, JSON in one line whatever the bytes") {
   Capture capture;
   CHECK(capture.report.print("text\n"));
-  CHECK(capture.report.print_line({{"pool", "a\xff" "b\n"}}));
-  CHECK(capture.out() == "text\n{\"pool\":\"a\xef\xbf\xbd" "b\\n\"}\n");
+  CHECK(capture.report.print_line({{"pool",
+                                    "a\xff"
+                                    "b\n"}}));
+  CHECK(capture.out() ==
+        "text\n{\"pool\":\"a\xef\xbf\xbd"
+        "b\\n\"}\n");
   CHECK(capture.report.finish(0) == 0);
 }
 
@@ -57,12 +65,12 @@ TEST_CASE("a reader of stdout that goes away is no error") {
   close(ends[0]);
   Capture errors;
   Report report(ends[1], STDERR_FILENO, {});
-  CHECK(report.print("short"));       // buffered
+  CHECK(report.print("short"));  // buffered
   CHECK_FALSE(report.flush());
   CHECK_FALSE(report.can_print());
   CHECK_FALSE(report.print("more"));  // the moment to stop
   CHECK(report.finish(0) == 0);
-  CHECK(report.finish(5) == 5);       // what else went wrong is still said
+  CHECK(report.finish(5) == 5);  // what else went wrong is still said
   close(ends[1]);
 }
 

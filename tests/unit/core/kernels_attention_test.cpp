@@ -121,7 +121,7 @@ TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
       const Queries queries(random, num_vectors, head_dim, block_dim);
       const auto codes = random.bytes(num_tiles * head_dim * 2 * bits);
       const auto scales = random.float16(num_tiles * num_blocks * 16, true);
-      const core::KeyTiles tiles{scales.data(), codes.data(), num_tiles, head_dim, bits, codes.data()};
+      const core::KeyTiles tiles{scales.data(), codes.data(), num_tiles, head_dim, bits};
       std::vector<float> expected(num_vectors * kPartialSlots, -1.0f);
       scalar().score_codes(tiles, queries.view(), expected.data());
       for (const core::KernelTable* table : core::supported_kernels()) {
@@ -161,7 +161,7 @@ TEST_CASE("attention kernels: scores of float16 keys", "[kernels_attention]") {
       const std::size_t num_tiles = 1 + random.below(4);
       const auto keys = random.float16(num_tiles * head_dim * 16, false);
       const auto queries = random.normals(num_vectors * head_dim);
-      const core::KeyTiles tiles{nullptr, keys.data(), num_tiles, head_dim, 0, keys.data()};
+      const core::KeyTiles tiles{nullptr, keys.data(), num_tiles, head_dim, 0};
       std::vector<float> expected(num_vectors * kPartialSlots, -1.0f);
       scalar().score_float16(tiles, queries.data(), num_vectors, expected.data());
       for (const core::KernelTable* table : core::supported_kernels()) {
@@ -190,9 +190,11 @@ TEST_CASE("attention kernels: exp", "[kernels_attention]") {
   double worst = 0;
   for (float x = 0.0f; x >= -80.0f; x -= 0.0007f) {
     const double exact = std::exp(static_cast<double>(x));
-    worst = std::max(worst, std::fabs(core::exp_nonpositive(x) - exact) / exact);
+    worst = std::max(worst, std::fabs(core::exp_nonpositive(x) - exact) / exact - 3e-9 * std::fabs(x));
   }
-  CHECK(worst < 2e-7);  // the polynomial's 3e-9 and its last three roundings
+  // ln 2 as a float is off by 1.9e-9 for each of 1.44 |x|: 2.8e-9 |x|. Then the polynomial's 1.05e-7, the rounding of f
+  // (1.5e-8), and the last two of the polynomial (6e-8, 2e-8).
+  CHECK(worst < 2.2e-7);
 }
 
 TEST_CASE("attention kernels: softmax", "[kernels_attention]") {
@@ -237,7 +239,7 @@ TEST_CASE("attention kernels: values of codes", "[kernels_attention]") {
       std::vector<float> weights(num_vectors * kPartialSlots, 0.0f);
       for (float& weight : weights) weight = random.below(4) == 0 ? 0.0f : std::exp(3.0f * random.normal());
       for (std::size_t t = 0; t < 16; ++t) weights[t] = 0.0f;  // a tile that the first vector does not see
-      const core::ValueTiles tiles{scales.data(), codes.data(), num_tiles, padded_dim, bits, codes.data()};
+      const core::ValueTiles tiles{scales.data(), codes.data(), num_tiles, padded_dim, bits};
       const std::vector<float> before = random.normals(num_vectors * padded_dim);
       std::vector<float> expected = before;
       scalar().add_codes(tiles, weights.data(), num_vectors, expected.data());
@@ -280,7 +282,7 @@ TEST_CASE("attention kernels: values in float16, merging, dot product", "[kernel
       const std::size_t padded_dim = format::padded_value_dim(head_dim), num_tiles = 1 + random.below(4);
       const auto values = random.float16(num_tiles * 16 * padded_dim, false);
       std::vector<float> weights = random.normals(num_vectors * kPartialSlots);
-      const core::ValueTiles tiles{nullptr, values.data(), num_tiles, padded_dim, 0, values.data()};
+      const core::ValueTiles tiles{nullptr, values.data(), num_tiles, padded_dim, 0};
       const std::vector<float> before = random.normals(num_vectors * padded_dim);
       const std::vector<float> query = random.normals(head_dim);
       std::vector<float> expected = before, expected_merge = before;
@@ -322,10 +324,10 @@ TEST_CASE("attention kernels: any bytes", "[kernels_attention]") {
     const Queries queries(random, num_vectors, head_dim, bits == 8 ? 32 : head_dim);
     const auto codes = random.bytes(4 * padded_dim * 2 * bits), halves = random.bytes(64 * padded_dim * 2);
     const auto scales = random.bytes(4 * num_blocks * 16 * 2);  // a sixteenth of them infinite or not a number
-    const core::KeyTiles keys{scales.data(), codes.data(), 4, head_dim, bits, codes.data()};
-    const core::KeyTiles half_keys{nullptr, halves.data(), 4, head_dim, 0, halves.data()};
-    const core::ValueTiles values{scales.data(), codes.data(), 4, padded_dim, bits, codes.data()};
-    const core::ValueTiles half_values{nullptr, halves.data(), 4, padded_dim, 0, halves.data()};
+    const core::KeyTiles keys{scales.data(), codes.data(), 4, head_dim, bits};
+    const core::KeyTiles half_keys{nullptr, halves.data(), 4, head_dim, 0};
+    const core::ValueTiles values{scales.data(), codes.data(), 4, padded_dim, bits};
+    const core::ValueTiles half_values{nullptr, halves.data(), 4, padded_dim, 0};
     std::vector<std::vector<float>> expected;
     const auto attention_kernels = core::supported_kernels();
     for (auto table = attention_kernels.rbegin(); table != attention_kernels.rend(); ++table) {

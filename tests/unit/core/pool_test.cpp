@@ -1,10 +1,17 @@
 #include "core/pool.h"
 
-#include <numeric>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
 #include <vector>
 
+#include "core/attend.h"
+#include "format/file.h"
 #include "format/page_layout.h"
+#include "format/reader.h"
 #include "tests/support/catch.h"
+#include "tests/support/make_pool.h"
 
 namespace {
 
@@ -86,4 +93,47 @@ TEST_CASE("pool: without means or sinks", "[pool]") {
   CHECK(pool.mean(1, 1).empty());
   CHECK(pool.sink_keys(1, 1).empty());
   CHECK(pool.check_layer(1).has_value());
+}
+
+TEST_CASE("pool: a damaged chunk is found by the layer that it holds", "[pool]") {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("pool_test_" + std::to_string(::getpid()) + ".pkv");
+  tests::PoolRecipe recipe;
+  recipe.shape = {.num_layers = 3, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 4500};  // 0.7 MB a layer: some chunks
+  REQUIRE(tests::make_pool(path, recipe).has_value());
+  auto bytes = format::read_file(path);
+  std::filesystem::remove(path);
+  REQUIRE(bytes.has_value());
+  std::size_t damaged = 0;  // in the middle of layer 1
+  {
+    const auto reader = format::PoolReader::open(*bytes);
+    REQUIRE(reader.has_value());
+    const core::KvPool pool(*reader);
+    for (std::uint32_t layer = 0; layer < 3; ++layer) CHECK(pool.check_layer(layer).has_value());
+    damaged = static_cast<std::size_t>(pool.runs(1, 1)[0].pages.data() - bytes->data());
+  }
+  (*bytes)[damaged] ^= std::byte{1};
+  const auto reader = format::PoolReader::open(*bytes);
+  REQUIRE(reader.has_value());
+  const core::KvPool pool(*reader);
+  CHECK(pool.check_layer(0).has_value());
+  CHECK(pool.check_layer(2).has_value());
+  const format::Status status = pool.check_layer(1);
+  REQUIRE(!status.has_value());
+  CHECK(status.error().code == format::ErrorCode::kBadChecksum);
+
+  // attend() says so too, and writes nothing.
+  const std::vector<float> query(2 * 64, 1.0f);
+  std::vector<float> out(2 * 64, -7.0f);
+  const format::PositionRange visible[] = {{0, 4500}};
+  const core::AttendRow rows[] = {{query.data(), out.data(), visible, nullptr, 0}};
+  const core::KvPool* chain[] = {&pool};
+  core::Workers workers(1);
+  core::AttendScratch scratch;
+  const format::Status attended = core::attend(chain, 1, 2, 2, 64, rows, workers, scratch);
+  REQUIRE(!attended.has_value());
+  CHECK(attended.error().code == format::ErrorCode::kBadChecksum);
+  for (const float value : out) CHECK(value == -7.0f);
+  CHECK(core::attend(chain, 2, 2, 2, 64, rows, workers, scratch).has_value());
+  for (const float value : out) CHECK(value != -7.0f);
 }

@@ -1,4 +1,6 @@
 // One input per rejecting statement of the parsers of identity, tokens, source and layout, with code and offset.
+#include <sys/mman.h>
+
 #include <string>
 
 #include "format/bytes.h"
@@ -181,14 +183,25 @@ TEST_CASE("source: what it refuses") {
   bytes = good;  // a second frame
   bytes.insert(bytes.end(), good.begin() + 16, good.end());
   expect(parse_source(bytes), ErrorCode::kBadSource, 16);
+  bytes = good;  // a second frame of nothing
+  const std::vector<std::byte> empty = serialize_source("").value();
+  bytes.insert(bytes.end(), empty.begin() + 16, empty.end());
+  expect(parse_source(bytes), ErrorCode::kBadSource, 16);
+  bytes = good;  // the frame's own checksum
+  bytes.back() ^= std::byte{1};
+  expect(parse_source(bytes), ErrorCode::kBadSource, 16);
   bytes = good;  // a skippable frame in front of it
   const std::byte skippable[8] = {std::byte{0x50}, std::byte{0x2a}, std::byte{0x4d}, std::byte{0x18}};
   bytes.insert(bytes.begin() + 16, std::begin(skippable), std::end(skippable));
+  expect(parse_source(bytes), ErrorCode::kBadSource, 16);
+  bytes.assign(empty.begin(), empty.begin() + 16);  // nothing but a skippable frame, for no text
+  bytes.insert(bytes.end(), std::begin(skippable), std::end(skippable));
   expect(parse_source(bytes), ErrorCode::kBadSource, 16);
   for (const std::uint64_t raw : {std::uint64_t{0}, std::uint64_t{text.size() - 1}, std::uint64_t{1} << 30}) {
     bytes = good;
     store_le64(bytes.data(), raw);
     expect(parse_source(bytes), ErrorCode::kBadSource, 16);
+    expect(source_text_bytes(bytes), ErrorCode::kBadSource, 16);
   }
   for (const std::uint64_t raw : {(std::uint64_t{1} << 30) + 1, ~std::uint64_t{0}}) {
     bytes = good;
@@ -214,6 +227,12 @@ TEST_CASE("source: what it refuses") {
 
 TEST_CASE("source: what is not text is not written") {
   expect(serialize_source("a\xff"), ErrorCode::kUnusableText, kNoOffset);
+  // More than 1 GiB is refused by its size: nothing can be read here.
+  const std::size_t too_large = (std::size_t{1} << 30) + 1;
+  void* const nothing = ::mmap(nullptr, too_large, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  REQUIRE(nothing != MAP_FAILED);
+  expect(serialize_source({static_cast<const char*>(nothing), too_large}), ErrorCode::kUnusableText, kNoOffset);
+  ::munmap(nothing, too_large);
   CHECK(*parse_source(serialize_source("").value()) == "");
   const std::string large(3'000'000, 'x');
   CHECK(*parse_source(serialize_source(large).value()) == large);
@@ -301,6 +320,8 @@ TEST_CASE("layout: every set is used, no position is twice in a head, runs fill 
   expect(parse_layout({1, 2, 2, 0, 0, kK5V4, 0, kK5V4, 0, 10, 4, 1, 4, 14}, kTwoHeads, 2 * ten), ErrorCode::kBadLayout,
          kNoOffset);  // one set twice in a head
   CHECK(parse_layout({1, 2, 1, 1, 0, kK5V4, 0, kK5V4, 0, 10, 4, 1, 4, 14}, kTwoHeads, 2 * ten).has_value());
+  expect(parse_layout({2, 2, 1, 1, 0, kK5V4, 0, kK5V4, 0, 10, 4, 1, 4, 14, 0, 10, 14, 1, 14, 24}, kTwoHeads, 2 * ten),
+         ErrorCode::kBadLayout, kNoOffset);  // set 1 is in no run, and nothing else is wrong
   expect(two_runs(0, 1, 14, 4 * ten - 64), ErrorCode::kBadLayout, kNoOffset);
   expect(two_runs(0, 1, 14, 4 * ten + 64), ErrorCode::kBadLayout, kNoOffset);
   expect(two_runs(0, 1, 14, 0), ErrorCode::kBadLayout, kNoOffset);
@@ -315,6 +336,24 @@ TEST_CASE("layout: hostile numbers of ranges are bounded") {
   const std::size_t offset = words.bytes.size();
   words.bytes.resize(offset + num_bits / 8, std::byte{0x55});
   expect(parse_layout(words, shape, 0), ErrorCode::kLimitExceeded, offset);
+}
+
+TEST_CASE("layout: a large set in many combinations is refused") {
+  // Set 0 has 2^14 ranges; every head combines it with another of one position.
+  const KvShape shape{2, 1024, 8, 40000};
+  const std::uint32_t num_heads = 2048;
+  Words words{num_heads + 1, 2 * num_heads};
+  for (std::uint32_t head = 0; head < num_heads; ++head) append_le32(words.bytes, 2);
+  for (std::uint32_t head = 0; head < num_heads; ++head) {
+    for (const std::uint32_t word : {0u, kK5V4, head + 1, kK5V4}) append_le32(words.bytes, word);
+  }
+  for (const std::uint32_t word : {1u, 1u << 14, 4u, (1u << 15) - 1}) append_le32(words.bytes, word);
+  words.bytes.resize(words.bytes.size() + (1u << 15) / 8, std::byte{0x55});
+  for (std::uint32_t head = 0; head < num_heads; ++head) {
+    for (const std::uint32_t word : {0u, 1u, 35000 + head, 1u, 35000 + head, 35001 + head})
+      append_le32(words.bytes, word);
+  }
+  expect(parse_layout(words, shape, 0), ErrorCode::kLimitExceeded, kNoOffset);
 }
 
 TEST_CASE("layout: placing runs") {

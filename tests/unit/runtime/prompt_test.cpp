@@ -19,12 +19,12 @@ struct Vocabulary {
 
 std::unique_ptr<Vocabulary> open_vocabulary(const std::string& name) {
   auto file = format::MappedFile::open(*tests::data_dir() / "tokenizer-vocabs" / (name + ".gguf"), {});
-  REQUIRE(file);
+  REQUIRE(file.has_value());
   auto gguf = GgufFile::parse(file->bytes());
-  REQUIRE(gguf);
+  REQUIRE(gguf.has_value());
   auto tokenizer = Tokenizer::from_gguf(*gguf);
-  REQUIRE(tokenizer);
-  return std::unique_ptr<Vocabulary>(new Vocabulary{*std::move(file), *std::move(gguf), *std::move(tokenizer)});
+  REQUIRE(tokenizer.has_value());
+  return std::unique_ptr<Vocabulary>(new Vocabulary{std::move(file).value(), std::move(gguf).value(), std::move(tokenizer).value()});
 }
 
 // Documents that end where tokenizers are unsure.
@@ -84,7 +84,7 @@ TEST_CASE("apart equals together: 1,000 continuations in each vocabulary, withou
     const auto vocabulary = open_vocabulary(name);
     INFO(name);
     const auto chat = make_chat_template("none", std::nullopt, std::nullopt, vocabulary->tokenizer);
-    REQUIRE(chat);
+    REQUIRE(chat.has_value());
     check_apart_equals_together(vocabulary->tokenizer, *chat);
   }
 }

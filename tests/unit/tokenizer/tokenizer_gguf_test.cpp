@@ -1,4 +1,6 @@
 // A tokenizer from GGUF metadata, made here byte by byte.
+#include <random>
+
 #include "cli/runtime/weights/gguf.h"
 #include "small_tokenizer.h"
 
@@ -212,14 +214,36 @@ TEST_CASE("what polykv does not know in a GGUF is refused by name", "[tokenizer]
 TEST_CASE("equal tokens, empty tokens and unused numbers do no harm", "[tokenizer]") {
   SmallGguf small;
   const std::size_t unused = small.tokens.size();
-  for (const char* text : {"[PAD]", "", "", "the"}) small.tokens.push_back(text);
-  for (const std::int32_t type : {5, 1, 3, 1}) small.types.push_back(type);
+  for (const char* text : {"[PAD]", "", "", "the", "the"}) small.tokens.push_back(text);
+  for (const std::int32_t type : {5, 1, 3, 1, 3}) small.types.push_back(type);
   const Opened opened(small);
   REQUIRE(opened.tokenizer);
   const Tokenizer& tokenizer = *opened.tokenizer;
   CHECK(tokenizer.token_bytes(static_cast<TokenId>(unused)).empty());
   CHECK_FALSE(tokenizer.control_token("[PAD]"));
+  CHECK(tokenizer.control_token("the") == unused + 4);  // a name that is a word too
   CHECK(ids_of(tokenizer.tokenize("the lamp")) == ids_of(small_tokenizer("smollm").tokenize("the lamp")));
+}
+
+TEST_CASE("damaged bytes are refused or read, never followed", "[tokenizer]") {
+  const std::string good = SmallGguf().bytes();
+  std::mt19937 random(23);
+  int num_opened = 0;
+  for (int i = 0; i < 400; ++i) {
+    std::string bytes = good;
+    for (std::size_t left = 1 + random() % 3; left > 0; --left) {
+      bytes[random() % bytes.size()] = static_cast<char>(random() % 256);
+    }
+    const auto gguf = runtime::GgufFile::parse(as_bytes(bytes));
+    if (!gguf) continue;
+    const auto tokenizer = Tokenizer::from_gguf(*gguf);
+    if (!tokenizer) continue;
+    ++num_opened;
+    const std::string text = "They're keepers of 34 lamps.\n";
+    CHECK(tiles(tokenizer->tokenize(text), text.size()));
+    for (TokenId id = 0; id < tokenizer->vocab_size(); ++id) (void)tokenizer->token_bytes(id);
+  }
+  CHECK(num_opened > 0);  // or the test has seen nothing
 }
 
 }  // namespace polykv::tests

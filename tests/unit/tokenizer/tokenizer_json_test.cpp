@@ -1,4 +1,6 @@
 // tokenizer.json: what is taken, what is refused, and damaged files.
+#include <random>
+
 #include "small_tokenizer.h"
 
 namespace polykv::tests {
@@ -187,6 +189,19 @@ TEST_CASE("tokenizer.json cut anywhere is refused", "[tokenizer]") {
   }
   const std::string twice = "{\"model\": 1, \"model\": 2}";
   CHECK_FALSE(Tokenizer::from_json(as_bytes(twice), {}, {}));
+}
+
+TEST_CASE("a damaged tokenizer.json is refused or read, never followed", "[tokenizer]") {
+  const std::string good = small_tokenizer_json("smollm").dump();
+  std::mt19937 random(29);
+  for (int i = 0; i < 300; ++i) {
+    std::string text = good;
+    for (std::size_t left = 1 + random() % 3; left > 0; --left) {
+      text[random() % text.size()] = R"("{}[]:,\0 1a)"[random() % 13];
+    }
+    const auto tokenizer = Tokenizer::from_json(as_bytes(text), as_bytes(text), as_bytes(text));
+    if (tokenizer) CHECK(tiles(tokenizer->tokenize("34 lamps"), 8));
+  }
 }
 
 }  // namespace polykv::tests

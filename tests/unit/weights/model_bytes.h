@@ -57,14 +57,13 @@ class TempFolder {
 
 template <typename T>
 void append(Bytes& out, T value) {
-  const auto* begin = reinterpret_cast<const std::byte*>(&value);
-  out.insert(out.end(), begin, begin + sizeof value);
+  out.resize(out.size() + sizeof value);
+  std::memcpy(out.data() + out.size() - sizeof value, &value, sizeof value);
 }
 
 inline void append_text(Bytes& out, std::string_view text) {
   append<std::uint64_t>(out, text.size());
-  const Bytes bytes = to_bytes(text);
-  out.insert(out.end(), bytes.begin(), bytes.end());
+  for (const char c : text) out.push_back(static_cast<std::byte>(c));
 }
 
 // A GGUF, key by key. Nothing is checked: tests write what no writer would.
@@ -166,7 +165,7 @@ inline GgufBuilder tiny_llama(std::string_view skip = "") {
 inline Bytes safetensors(std::string_view header, std::size_t data_bytes) {
   Bytes out;
   append_text(out, header);
-  out.insert(out.end(), data_bytes, std::byte{1});
+  out.resize(out.size() + data_bytes, std::byte{1});
   return out;
 }
 

@@ -102,7 +102,8 @@ TEST_CASE("headers that are not the format's are refused") {
   check_refused(header("{\"a\xff\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"), "not valid JSON");
   const std::string empty_a = R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
   check_refused(safetensors("{" + empty_a + "," + empty_a + "}", 0), "twice");
-  check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}})"), "second field 'shape'");
+  check_refused(
+      header(R"({"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}})"), "second field 'shape'");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})"), "unknown field 'x'");
   check_refused(header(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})"), "lacks");
   check_refused(header(R"({"a":{}})"), "lacks");

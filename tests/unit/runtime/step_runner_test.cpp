@@ -1,0 +1,85 @@
+// The step runner against transformers in float32, on every architecture fixture and every kernel table.
+#include "cli/runtime/step_runner.h"
+
+#include <iostream>
+
+#include "core/kernels/kernels.h"
+#include "tests/support/step_logits.h"
+
+namespace polykv::runtime {
+namespace {
+
+// How far a logit may be off. Keys and values of the tail are float16 (relative 2^-11), activations 15-bit integers per block
+// of 32 (2^-15 of the block's largest), everything else float32; transformers rounds none of it. Logits of the fixtures are up
+// to 7, so one rounding of the whole residual stream by 2^-11 would move them by 7 * 2^-11 = .0034, and there are two or three
+// layers of two roundings (keys, values) each: .02 for three layers if all of them pushed the same way. Measured: .0071.
+constexpr float kBound = 0.02f;
+
+ModelFile open_fixture(const std::string& name) {
+  auto model = ModelFile::open(tests::model_path(name));
+  INFO(name << ": " << (model ? "" : model.error().message));
+  REQUIRE(model.has_value());
+  return std::move(model).value();
+}
+
+class KernelsInUse {
+ public:
+  explicit KernelsInUse(const char* name) { REQUIRE(core::select_kernels(name)); }
+  ~KernelsInUse() { (void)core::select_kernels(core::supported_kernels().front()->name).has_value(); }
+};
+
+TEST_CASE("logits and greedy tokens agree with transformers, on every fixture and kernel table") {
+  core::Workers workers(2);
+  for (const core::KernelTable* table : core::supported_kernels()) {
+    const KernelsInUse in_use(table->name);
+    REQUIRE(core::active_kernels().name == table->name);
+    float largest = 0.0f;
+    for (const std::string& name : tests::model_fixtures()) {
+      const ModelFile model = open_fixture(name);
+      const tests::GoldenLogits golden = tests::load_golden(name);
+      const std::size_t vocab = model.config().vocab_size;
+      const auto logits = tests::step_logits(model, golden.tokens, kMaxStepRows, workers);
+      const float difference = tests::largest_difference(golden, tests::rows_of(golden, logits, vocab), vocab);
+      INFO(name << ", kernels " << table->name);
+      CHECK(difference < kBound);
+      largest = std::max(largest, difference);
+      if (golden.greedy_gap > 2 * kBound) {
+        CHECK(tests::greedy_tokens(model, golden.tokens, golden.greedy.size(), workers) == golden.greedy);
+      }
+    }
+    std::cout << "kernels " << table->name << ": largest difference of a logit " << largest << std::endl;
+  }
+}
+
+TEST_CASE("a row's logits do not depend on the rows beside it or on the number of threads") {
+  for (const std::string& name : tests::model_fixtures()) {
+    INFO(name);
+    const ModelFile model = open_fixture(name);
+    const tests::GoldenLogits golden = tests::load_golden(name);
+    core::Workers one(1), three(3);
+    const auto reference = tests::step_logits(model, golden.tokens, 1, one);
+    CHECK(tests::step_logits(model, golden.tokens, 64, three) == reference);
+    CHECK(tests::step_logits(model, golden.tokens, 7, one) == reference);
+  }
+}
+
+TEST_CASE("agents that go through together answer as each alone") {
+  const ModelFile model = open_fixture("llama-gqa-q8_0");
+  const std::size_t vocab = model.config().vocab_size;
+  core::Workers workers(2);
+  const std::vector<std::vector<std::uint32_t>> prompts = {{1, 2, 3, 4, 5}, {7}, {9, 8, 7, 6, 5, 4, 3, 2, 1}};
+  StepRunner runner(model, {}, workers);
+  std::vector<core::Tail> tails;
+  std::vector<std::vector<float>> together(prompts.size(), std::vector<float>(vocab));
+  for (std::size_t i = 0; i < prompts.size(); ++i) tails.push_back(runner.make_tail(64));
+  std::vector<AgentStep> steps;
+  for (std::size_t i = 0; i < prompts.size(); ++i) steps.push_back({&tails[i], prompts[i], {}, 1, together[i].data()});
+  REQUIRE(runner.step(steps));
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto alone = tests::step_logits(model, prompts[i], 64, workers);
+    CHECK(std::equal(together[i].begin(), together[i].end(), alone.end() - static_cast<std::ptrdiff_t>(vocab)));
+  }
+}
+
+}  // namespace
+}  // namespace polykv::runtime
