@@ -3,8 +3,8 @@
 
     make_fixtures.py [BUILD_FOLDER]      default: build; it has polykv and tests/tools/polykv_make_fixtures
 
-Beside each pool NAME.pkv: NAME.json, what `polykv inspect --json` says (less the path), and NAME.tsv, the SHA-256 of keys
-and values of each (layer, kv_head) as the specification's reference reader computes them. SHA256SUMS lists all pools.
+Beside each pool NAME.pkv: NAME.json, what `polykv inspect --json` says (less the path), and NAME.tsv, the SHA-256 of
+keys and values of each (layer, kv_head) as the specification's reader computes them. SHA256SUMS lists all pools.
 Look at what changes before it is committed: a change of bytes is a change of the format.
 """
 

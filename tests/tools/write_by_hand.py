@@ -56,7 +56,7 @@ def fingerprint(domain, *groups):
 
 
 def tokens():
-    """Begins and ends do not descend; else anything goes: they overlap, cut characters, and leave most to the open text."""
+    """Begins and ends do not descend; else anything goes: they overlap, cut characters, leave much to the open text."""
     size = len(TEXT.encode())
     begins = [min(i // 2, size) for i in range(NUM_TOKENS)]
     ends = [min(i // 2 + 3 * (i % 2), size - 1) for i in range(NUM_TOKENS)]

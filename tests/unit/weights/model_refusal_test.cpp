@@ -2,6 +2,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/runtime/weights/model_file.h"
 #include "tests/support/catch.h"
@@ -247,12 +249,18 @@ TEST_CASE("a folder that contradicts itself is damaged") {
   EditedFolder folder([](json&) {});
   const auto config = folder.path() / "config.json";
   const Bytes good = read_bytes(config);
-  const std::vector<std::string> broken = {"", "[]", "{\"a\":1", "{\"a\":1,\"a\":2}",
-                                           "{\"a\":" + std::string(200, '[') + std::string(200, ']') + "}",
-                                           "{\"a\":" + std::string(1'000'000, '[')};
-  for (const std::string& text : broken) {
+  const std::vector<std::pair<std::string, std::string>> broken = {
+      {"", "not valid JSON"},
+      {"[]", "not a JSON object"},
+      {"{\"a\":1", "not valid JSON"},
+      {"{\"a\":1,\"a\":2}", "key 'a' is there twice"},
+      {"{\"a\":" + std::string(64, '[') + std::string(64, ']') + "}", "more than 64 levels"},
+      {"{\"a\":" + std::string(63, '[') + std::string(63, ']') + "}", "model_type is missing"},
+      {"{\"a\":" + std::string(1'000'000, '['), "more than 64 levels"},
+  };
+  for (const auto& [text, fault] : broken) {
     write_bytes(config, to_bytes(text));
-    check_refused(folder.path(), kBad, "config.json: ");
+    check_refused(folder.path(), kBad, "config.json: " + fault);
   }
   write_bytes(config, good);
   REQUIRE(ModelFile::open(folder.path()));
