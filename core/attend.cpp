@@ -19,8 +19,8 @@ constexpr std::size_t kPage = format::kPageTokens;
 constexpr std::size_t kPageTiles = kPage / kTile;
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// Partials are computed in waves and merged after each, in order, so that many rows on a long document do not need them all
-// at once: 1 MiB of sums a wave.
+// Partials are computed in waves and merged after each, in order, so that many rows on a long document do not need them
+// all at once: 1 MiB of sums a wave.
 constexpr std::size_t kWaveValues = std::size_t{1} << 18;
 
 // Below so many values to merge, waking threads costs more than merging.
@@ -66,19 +66,19 @@ struct WorkerBuffers {
 
 struct AttendScratch::Buffers {
   // [kv_head][vector] ...
-  std::vector<float> plain;               // [head_dim]: scaled by 1/sqrt(head_dim)
-  IntegerQueries rotated, blocked;        // for key codecs 1 to 7, and 8
-  std::vector<float> offsets;             // [pool] before kv_head: query times mean
-  std::vector<float> zeros;               // offsets of keys whose mean stayed: [kMaxVectors]
+  std::vector<float> plain;         // [head_dim]: scaled by 1/sqrt(head_dim)
+  IntegerQueries rotated, blocked;  // for key codecs 1 to 7, and 8
+  std::vector<float> offsets;       // [pool] before kv_head: query times mean
+  std::vector<float> zeros;         // offsets of keys whose mean stayed: [kMaxVectors]
   std::vector<std::uint8_t> not_finite;
   std::vector<SoftmaxSum> merged;
   std::vector<float> merged_plain, merged_rotated;  // [padded_dim]
 
   std::vector<Source> sources;
   std::vector<SlotRange> visible;
-  std::vector<Item> items;                // kv_head by kv_head, each in the order of merging
-  std::vector<SoftmaxSum> results;        // of a wave
-  std::vector<float> result_sums;         // [result][padded_dim]
+  std::vector<Item> items;          // kv_head by kv_head, each in the order of merging
+  std::vector<SoftmaxSum> results;  // of a wave
+  std::vector<float> result_sums;   // [result][padded_dim]
   std::vector<WorkerBuffers> workers;
 };
 
@@ -191,7 +191,9 @@ class Step {
     const PositionRange range = rows_[row].visible[pool];
     if (run != nullptr) return {run->slots_below(range.begin), run->slots_below(range.end)};
     const std::uint32_t first = chain_[pool]->first_position(), num_sinks = chain_[pool]->num_sinks();
-    const auto slot = [&](std::uint32_t position) { return position <= first ? 0 : std::min(position - first, num_sinks); };
+    const auto slot = [&](std::uint32_t position) {
+      return position <= first ? 0 : std::min(position - first, num_sinks);
+    };
     return {slot(range.begin), slot(range.end)};
   }
 
@@ -287,7 +289,8 @@ class Step {
 
   // Slots of the partial that a vector of the item sees.
   SlotRange visible_slots(const Source& source, const Item& item, std::size_t vector) const {
-    const SlotRange range = buffers_.visible[source.visible + (item.first_vector + vector) / q_per_kv_ - source.first_row];
+    const SlotRange range =
+        buffers_.visible[source.visible + (item.first_vector + vector) / q_per_kv_ - source.first_row];
     const std::uint32_t begin = std::max(range.begin, item.first_slot);
     const std::uint32_t end = std::min(range.end, item.first_slot + item.num_slots);
     if (begin >= end) return {};

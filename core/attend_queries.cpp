@@ -12,7 +12,8 @@ constexpr float kMaxCode = 16256.0f;  // 127 * 128: the high plane stays within 
 // Below this the reciprocal of a scale would not be a float; scores are then 0 but for rounding.
 constexpr float kLeastMagnitude = 1e-30f;
 
-// Adding it rounds to nearest even, and leaves the integer in the low bits: one addition that every compiler vectorizes.
+// Adding it rounds to nearest even, and leaves the integer in the low bits: one addition that every compiler
+// vectorizes.
 constexpr float kRound = 0x1.8p+23f;
 
 }  // namespace
@@ -38,7 +39,8 @@ void IntegerQueries::assign(std::size_t v, std::span<const float> values) {
   std::int8_t* high = high_.data() + v * head_dim_;
   std::int8_t* low = low_.data() + v * head_dim_;
   for (std::size_t d = 0; d < head_dim_; ++d) {
-    const std::int32_t code = std::bit_cast<std::int32_t>(values[d] * inverse + kRound) - std::bit_cast<std::int32_t>(kRound);
+    const std::int32_t code =
+        std::bit_cast<std::int32_t>(values[d] * inverse + kRound) - std::bit_cast<std::int32_t>(kRound);
     codes[d] = static_cast<std::int16_t>(code);
     high[d] = static_cast<std::int8_t>(code >> 7);
     low[d] = static_cast<std::int8_t>(code & 127);

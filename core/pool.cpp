@@ -9,8 +9,9 @@ namespace polykv::core {
 
 std::uint32_t KvPool::Run::slots_below(std::uint32_t position) const {
   // The last range that begins at or before the position.
-  const auto after = std::upper_bound(positions.begin(), positions.end(), position,
-                                      [](std::uint32_t p, const format::PositionRange& range) { return p < range.begin; });
+  const auto after =
+      std::upper_bound(positions.begin(), positions.end(), position,
+                       [](std::uint32_t p, const format::PositionRange& range) { return p < range.begin; });
   if (after == positions.begin()) return 0;
   const std::size_t i = static_cast<std::size_t>(after - positions.begin()) - 1;
   return first_slots[i] + std::min(position, positions[i].end) - positions[i].begin;
@@ -74,9 +75,8 @@ format::Status KvPool::check_layer(std::uint32_t layer) const {
   if (reader_ == nullptr) return {};
   const std::uint32_t num_heads = parts_.shape.num_kv_heads;
   // A layer's pages, sinks and means are each contiguous: heads in order, runs in order.
-  const std::span<const Run> runs =
-      std::span(runs_).subspan(first_run_[head_index(layer, 0)],
-                               first_run_[head_index(layer + 1, 0)] - first_run_[head_index(layer, 0)]);
+  const std::span<const Run> runs = std::span(runs_).subspan(
+      first_run_[head_index(layer, 0)], first_run_[head_index(layer + 1, 0)] - first_run_[head_index(layer, 0)]);
   if (!runs.empty()) {
     const std::byte* end = runs.back().pages.data() + runs.back().pages.size();
     POLYKV_CHECK_STATUS(reader_->check({runs.front().pages.data(), end}));

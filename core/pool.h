@@ -17,7 +17,8 @@ class PoolReader;
 
 namespace polykv::core {
 
-// A view: the reader must outlive it. Nothing is copied or dequantized; sinks and means are small and used in place too.
+// A view: the reader must outlive it. Nothing is copied or dequantized; sinks and means are small and used in place
+// too.
 class KvPool {
  public:
   struct Run {
@@ -25,14 +26,15 @@ class KvPool {
     std::span<const format::PositionRange> positions;  // ascending; same order as the slots of the pages
     std::span<const std::uint32_t> first_slots;        // the slot of each range's first position
     std::uint32_t num_positions;
-    std::span<const std::byte> pages;                   // format::run_bytes
+    std::span<const std::byte> pages;  // format::run_bytes
 
-    // How many positions of the run are below `position`: a range of positions [a, b) is slots [slots_below(a), slots_below(b)).
+    // How many positions of the run are below `position`: a range of positions [a, b) is slots [slots_below(a),
+    // slots_below(b)).
     std::uint32_t slots_below(std::uint32_t position) const;
   };
 
-  // What a pool is made of, where it is not a file (yet): the probes of `build`, tests. The layout is placed; it and the bytes
-  // must outlive the view. Nothing is checked.
+  // What a pool is made of, where it is not a file (yet): the probes of `build`, tests. The layout is placed; it and
+  // the bytes must outlive the view. Nothing is checked.
   struct Parts {
     format::KvShape shape;
     std::uint32_t first_position = 0;
@@ -52,9 +54,11 @@ class KvPool {
   std::uint32_t first_position() const { return parts_.first_position; }  // 0 for a base pool
   std::uint32_t num_sinks() const { return parts_.num_sinks; }            // 0 for a pool with a parent
   std::span<const Run> runs(std::uint32_t layer, std::uint32_t kv_head) const;
-  std::span<const std::byte> sink_keys(std::uint32_t layer, std::uint32_t kv_head) const;    // float16 [num_sinks][head_dim]
+  std::span<const std::byte> sink_keys(std::uint32_t layer,
+                                       std::uint32_t kv_head) const;  // float16 [num_sinks][head_dim]
   std::span<const std::byte> sink_values(std::uint32_t layer, std::uint32_t kv_head) const;
-  std::span<const std::byte> mean(std::uint32_t layer, std::uint32_t kv_head) const;         // float16 [head_dim], may be empty
+  std::span<const std::byte> mean(std::uint32_t layer,
+                                  std::uint32_t kv_head) const;  // float16 [head_dim], may be empty
 
   // Checks every chunk that holds this layer's pages, sinks and means, once per process.
   format::Status check_layer(std::uint32_t layer) const;

@@ -20,10 +20,12 @@ class Tail {
   // Room for `capacity` positions is reserved lazily, 64 positions at a time: an agent pays for what it adds.
   Tail(std::uint32_t num_layers, std::uint32_t num_kv_heads, std::uint32_t head_dim, std::uint32_t capacity);
 
-  // keys, values [num_positions][num_kv_heads][head_dim] float, after RoPE; rounded to float16. num_tokens() + num_positions
-  // is at most capacity(). num_tokens() grows at commit(), yet appended positions of a layer can be read at once. Appending
-  // again without a commit() overwrites. Pointers from key_block and value_block stay good until clear().
-  void append(std::uint32_t layer, std::span<const float> keys, std::span<const float> values, std::uint32_t num_positions);
+  // keys, values [num_positions][num_kv_heads][head_dim] float, after RoPE; rounded to float16. num_tokens() +
+  // num_positions is at most capacity(). num_tokens() grows at commit(), yet appended positions of a layer can be read
+  // at once. Appending again without a commit() overwrites. Pointers from key_block and value_block stay good until
+  // clear().
+  void append(std::uint32_t layer, std::span<const float> keys, std::span<const float> values,
+              std::uint32_t num_positions);
   void commit(std::uint32_t num_positions);
   void clear();  // gives the memory back
 
@@ -31,10 +33,12 @@ class Tail {
   std::uint32_t capacity() const { return capacity_; }
   std::uint32_t num_blocks() const { return static_cast<std::uint32_t>(blocks_.size()); }  // of 64 positions, reserved
 
-  // float16 bits of 64 positions as four tiles, the bytes of an f16 page; unused positions are zero, or what an overwritten
-  // append left. `block` is below num_blocks().
-  const std::uint16_t* key_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;    // [4][head_dim][16]
-  const std::uint16_t* value_block(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t block) const;  // [64][padded_dim]
+  // float16 bits of 64 positions as four tiles, the bytes of an f16 page; unused positions are zero, or what an
+  // overwritten append left. `block` is below num_blocks().
+  const std::uint16_t* key_block(std::uint32_t layer, std::uint32_t kv_head,
+                                 std::uint32_t block) const;  // [4][head_dim][16]
+  const std::uint16_t* value_block(std::uint32_t layer, std::uint32_t kv_head,
+                                   std::uint32_t block) const;  // [64][padded_dim]
 
  private:
   // Aligned to 64 bytes, so that no row of 16 positions crosses a cache line.

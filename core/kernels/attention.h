@@ -1,11 +1,12 @@
 // The kernels of attention: what the tiles of one page do to the query vectors of one kv_head.
 //
-// Every table gives the same bits: sums of integers are exact, and floats are multiplied, added and fused (FMA, one rounding)
-// in the order written here; core/kernels/attention_scalar.cpp says it in C++. So a vector's result depends on nothing but the
-// vector and the tiles. Codes and scales are untrusted: the results may be nonsense, or not a number; nothing is read out of
-// bounds and no float that an integer cannot hold is converted to one.
+// Every table gives the same bits: sums of integers are exact, and floats are multiplied, added and fused (FMA, one
+// rounding) in the order written here; core/kernels/attention_scalar.cpp says it in C++. So a vector's result depends
+// on nothing but the vector and the tiles. Codes and scales are untrusted: the results may be nonsense, or not a
+// number; nothing is read out of bounds and no float that an integer cannot hold is converted to one.
 //
-// Tiles hold 16 positions, in the byte order of spec/codecs.md. Pointers need no alignment; outputs do not overlap inputs.
+// Tiles hold 16 positions, in the byte order of spec/codecs.md. Pointers need no alignment; outputs do not overlap
+// inputs.
 #pragma once
 
 #include <cstddef>
@@ -35,18 +36,20 @@ struct CodeQueries {
 // Consecutive tiles of one page. head_dim is a multiple of 8, at most 512.
 struct KeyTiles {
   const std::byte* scales;  // float16 [num_tiles][num_blocks][16]
-  const std::byte* codes;   // [num_tiles][head_dim * 2 * bits bytes]; float16 [num_tiles][head_dim][16] for score_float16
-  std::size_t num_tiles;    // 1 to 4
+  const std::byte*
+      codes;              // [num_tiles][head_dim * 2 * bits bytes]; float16 [num_tiles][head_dim][16] for score_float16
+  std::size_t num_tiles;  // 1 to 4
   std::size_t head_dim;
-  unsigned bits;            // 1 to 7, or 8: k8; not used by score_float16
+  unsigned bits;  // 1 to 7, or 8: k8; not used by score_float16
 };
 
 struct ValueTiles {
   const std::byte* scales;  // float16 [num_tiles][16]
-  const std::byte* codes;   // [num_tiles][padded_dim * 2 * bits bytes]; float16 [num_tiles][16][padded_dim] for add_float16
-  std::size_t num_tiles;    // 1 to 4
-  std::size_t padded_dim;   // a multiple of 16, at most 512
-  unsigned bits;            // 1 to 8; not used by add_float16
+  const std::byte*
+      codes;  // [num_tiles][padded_dim * 2 * bits bytes]; float16 [num_tiles][16][padded_dim] for add_float16
+  std::size_t num_tiles;   // 1 to 4
+  std::size_t padded_dim;  // a multiple of 16, at most 512
+  unsigned bits;           // 1 to 8; not used by add_float16
 };
 
 struct SoftmaxSum {
@@ -55,8 +58,9 @@ struct SoftmaxSum {
 };
 
 struct AttentionKernels {
-  // scores[v][t] = (sum over b of total(v, t, b) * scale[t][b]) * (query scale[v] * step) + offset[v], for every t of the
-  // tiles; total(v, t, b) = the exact sum over the dims of block b of query code * key integer. Blocks are added in order.
+  // scores[v][t] = (sum over b of total(v, t, b) * scale[t][b]) * (query scale[v] * step) + offset[v], for every t of
+  // the tiles; total(v, t, b) = the exact sum over the dims of block b of query code * key integer. Blocks are added in
+  // order.
   //   bits 1 to 7  one block of all dims; key integers and step from codebook(bits)
   //   bits 8 (k8)  blocks of 32 dims, the last may be shorter; key integers are int8, step is 1
   // A sum that did not fit int32 would need |key integer| > 128: 16256 * 128 * 512 < 2^31.
@@ -71,9 +75,10 @@ struct AttentionKernels {
   SoftmaxSum (*softmax)(float* scores, std::size_t begin, std::size_t end, std::size_t num_slots);
 
   // out[v][d] = fused (total(v, d), factor(v, tile), out[v][d]), tile by tile; out [num_vectors][padded_dim].
-  // x[t] = weights[v][t] * scale[t], weights 0 to 1, a scale that is negative or not finite counting as 0; top = the largest
-  // x of the tile; inverse = 255 / top; u8[t] = x[t] * inverse rounded to nearest even; total = the exact sum over the tile of
-  // u8[t] * value integer; factor = (top * kOver255) * step. A tile whose top is not above kLeastTop is skipped.
+  // x[t] = weights[v][t] * scale[t], weights 0 to 1, a scale that is negative or not finite counting as 0; top = the
+  // largest x of the tile; inverse = 255 / top; u8[t] = x[t] * inverse rounded to nearest even; total = the exact sum
+  // over the tile of u8[t] * value integer; factor = (top * kOver255) * step. A tile whose top is not above kLeastTop
+  // is skipped.
   void (*add_codes)(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out);
 
   // out[v][d] = fused sum over t of weights[v][t] * value[t][d], onto out, in the order of t.
@@ -86,8 +91,8 @@ struct AttentionKernels {
   float (*dot_float16)(const float* query, const std::byte* vector, std::size_t head_dim);
 };
 
-// exp(x) for x <= 0, and exactly 1 for 0. Below -80, and for NaN, 0: exp(-80) is 1.8e-35, and a product of a weight and a
-// float16 never becomes so small that it rounds to zero. Relative error below 2.2e-7 + 3e-9 |x|.
+// exp(x) for x <= 0, and exactly 1 for 0. Below -80, and for NaN, 0: exp(-80) is 1.8e-35, and a product of a weight and
+// a float16 never becomes so small that it rounds to zero. Relative error below 2.2e-7 + 3e-9 |x|.
 //   n = x * log2(e) rounded to nearest even; f = x - n * ln 2, fused; 2^n * polynomial(f), in Horner's order, fused
 float exp_nonpositive(float x);
 
@@ -96,7 +101,8 @@ inline constexpr float kLowest = -80.0f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
 inline constexpr float kRound = 0x1.8p+23f;  // adding it rounds to an integer, which is then in the low bits
 inline constexpr float kLn2 = 0x1.62e43p-1f;
-// exp(f) = 1 + f + f^2 * (c2 + c3 f + c4 f^2 + c5 f^3), |f| <= ln(2) / 2: minimax, relative error 1.05e-7 before rounding.
+// exp(f) = 1 + f + f^2 * (c2 + c3 f + c4 f^2 + c5 f^3), |f| <= ln(2) / 2: minimax, relative error 1.05e-7 before
+// rounding.
 inline constexpr float kC5 = 0x1.10627ap-7f;
 inline constexpr float kC4 = 0x1.572a06p-5f;
 inline constexpr float kC3 = 0x1.5557aep-3f;

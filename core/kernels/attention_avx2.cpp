@@ -74,8 +74,8 @@ __m256i load_codes(const std::byte* plane_4, const std::byte* plane_2, const std
   return codes;
 }
 
-// The integers of 32 codes. Up to 4 bits one byte shuffle; 5 and 6 bits: one for each 16 entries, where codes outside them
-// get their highest bit set (saturating add), for which the shuffle gives 0.
+// The integers of 32 codes. Up to 4 bits one byte shuffle; 5 and 6 bits: one for each 16 entries, where codes outside
+// them get their highest bit set (saturating add), for which the shuffle gives 0.
 template <unsigned kBits>
 __m256i look_up(__m256i codes, const __m256i (&books)[4]) {
   if constexpr (kBits <= 4) return _mm256_shuffle_epi8(books[0], codes);
@@ -112,14 +112,29 @@ void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num
 const std::int8_t* expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups,
                           std::int8_t* room) {
   switch (bits) {
-    case 1: expand_tiles<1>(codes, num_tiles, num_groups, room); break;
-    case 2: expand_tiles<2>(codes, num_tiles, num_groups, room); break;
-    case 3: expand_tiles<3>(codes, num_tiles, num_groups, room); break;
-    case 4: expand_tiles<4>(codes, num_tiles, num_groups, room); break;
-    case 5: expand_tiles<5>(codes, num_tiles, num_groups, room); break;
-    case 6: expand_tiles<6>(codes, num_tiles, num_groups, room); break;
-    case 7: expand_tiles<7>(codes, num_tiles, num_groups, room); break;
-    default: return reinterpret_cast<const std::int8_t*>(codes);
+    case 1:
+      expand_tiles<1>(codes, num_tiles, num_groups, room);
+      break;
+    case 2:
+      expand_tiles<2>(codes, num_tiles, num_groups, room);
+      break;
+    case 3:
+      expand_tiles<3>(codes, num_tiles, num_groups, room);
+      break;
+    case 4:
+      expand_tiles<4>(codes, num_tiles, num_groups, room);
+      break;
+    case 5:
+      expand_tiles<5>(codes, num_tiles, num_groups, room);
+      break;
+    case 6:
+      expand_tiles<6>(codes, num_tiles, num_groups, room);
+      break;
+    case 7:
+      expand_tiles<7>(codes, num_tiles, num_groups, room);
+      break;
+    default:
+      return reinterpret_cast<const std::int8_t*>(codes);
   }
   return room;
 }
@@ -217,8 +232,7 @@ void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_
       score_tile_float16<6>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
     for (; v + 3 <= num_vectors; v += 3)
       score_tile_float16<3>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
-    for (; v < num_vectors; ++v)
-      score_tile_float16<1>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
+    for (; v < num_vectors; ++v) score_tile_float16<1>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
   }
 }
 
@@ -241,8 +255,8 @@ __m256 exp_nonpositive_8(__m256 x) {
 
 // All ones in the lanes of the eight slots from `slot` that are in [begin, end).
 __m256 visible_lanes(std::size_t slot, std::size_t begin, std::size_t end) {
-  const __m256i slots = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(slot)),
-                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i slots =
+      _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(slot)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(begin)), slots);
   const __m256i before_end = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end)), slots);
   return _mm256_castsi256_ps(_mm256_andnot_si256(below, before_end));
@@ -294,7 +308,8 @@ float quantize_weights(const float* weights, __m256 low_scales, __m256 high_scal
   const float top = max_lane(_mm256_max_ps(low, high));
   const bool used = top > kLeastTop;
   const __m256 inverse = _mm256_set1_ps(used ? 255.0f / top : 0.0f);
-  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, inverse)), b = _mm256_cvtps_epi32(_mm256_mul_ps(high, inverse));
+  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, inverse)),
+                b = _mm256_cvtps_epi32(_mm256_mul_ps(high, inverse));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
   return used ? top * kOver255 * step : 0.0f;
 }
@@ -308,8 +323,8 @@ struct Weights {
 
 // kVectors vectors, one tile, one block of 16 dims.
 template <std::size_t kVectors>
-void add_block(const std::int8_t* values, std::size_t num_blocks, const Weights& weights, std::size_t first,
-               float* out, std::size_t out_stride) {
+void add_block(const std::int8_t* values, std::size_t num_blocks, const Weights& weights, std::size_t first, float* out,
+               std::size_t out_stride) {
   __m256i total[kVectors][4];
   for (std::size_t v = 0; v < kVectors; ++v)
     for (std::size_t i = 0; i < 4; ++i) total[v][i] = _mm256_setzero_si256();

@@ -1,7 +1,8 @@
 // AVX-512 F BW DQ VL, VNNI and VBMI.
 //
-// Codes become the codebook's integers by byte permutes (vpermb reads the low six bits of an index: a small codebook repeated
-// over the register needs no masking), then vpdpbusd multiplies unsigned by signed bytes, four at a time, without saturation.
+// Codes become the codebook's integers by byte permutes (vpermb reads the low six bits of an index: a small codebook
+// repeated over the register needs no masking), then vpdpbusd multiplies unsigned by signed bytes, four at a time,
+// without saturation.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -29,12 +30,11 @@ __m512 load_float16(const std::byte* bytes) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
 }
 
-// Four bytes in every 32-bit lane. As a float, which compilers broadcast from memory: an integer would take a detour through a
-// general register, and halve the speed of score_codes (gcc 12, Zen 4).
+// Four bytes in every 32-bit lane.
 __m512i broadcast_4(const void* bytes) {
-  float value;
+  std::int32_t value;
   std::memcpy(&value, bytes, sizeof value);
-  return _mm512_castps_si512(_mm512_set1_ps(value));
+  return _mm512_set1_epi32(value);
 }
 
 std::uint64_t load_mask(const std::byte* bytes) {
@@ -58,9 +58,10 @@ struct Book {
   __m512i low, high;
 };
 
-alignas(64) constexpr std::uint8_t kBytes0To63[64] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+alignas(64) constexpr std::uint8_t kBytes0To63[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                                      32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                                      48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
 
 template <unsigned kBits>
 Book load_book(const std::int8_t* values, __m512i flip) {
@@ -87,8 +88,7 @@ void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, std::
       index = _mm512_srlv_epi64(_mm512_broadcast_i64x4(x), shift_4);
     }
     if constexpr ((kBits & 2u) != 0) {
-      const __m512i x =
-          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(plane_2 + group * 16)));
+      const __m512i x = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(plane_2 + group * 16)));
       if constexpr ((kBits & 4u) != 0)  // mask ? index : turned plane
         index = _mm512_ternarylogic_epi64(index, _mm512_rorv_epi64(x, turn_2), _mm512_set1_epi8(15), 0xe4);
       else
@@ -121,21 +121,29 @@ void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num
 void expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
             std::int8_t* out) {
   switch (bits) {
-    case 1: return expand_tiles<1>(codes, num_tiles, num_groups, flip, out);
-    case 2: return expand_tiles<2>(codes, num_tiles, num_groups, flip, out);
-    case 3: return expand_tiles<3>(codes, num_tiles, num_groups, flip, out);
-    case 4: return expand_tiles<4>(codes, num_tiles, num_groups, flip, out);
-    case 5: return expand_tiles<5>(codes, num_tiles, num_groups, flip, out);
-    case 6: return expand_tiles<6>(codes, num_tiles, num_groups, flip, out);
-    case 7: return expand_tiles<7>(codes, num_tiles, num_groups, flip, out);
-    default: return copy_tile(codes, num_tiles * num_groups, flip, out);
+    case 1:
+      return expand_tiles<1>(codes, num_tiles, num_groups, flip, out);
+    case 2:
+      return expand_tiles<2>(codes, num_tiles, num_groups, flip, out);
+    case 3:
+      return expand_tiles<3>(codes, num_tiles, num_groups, flip, out);
+    case 4:
+      return expand_tiles<4>(codes, num_tiles, num_groups, flip, out);
+    case 5:
+      return expand_tiles<5>(codes, num_tiles, num_groups, flip, out);
+    case 6:
+      return expand_tiles<6>(codes, num_tiles, num_groups, flip, out);
+    case 7:
+      return expand_tiles<7>(codes, num_tiles, num_groups, flip, out);
+    default:
+      return copy_tile(codes, num_tiles * num_groups, flip, out);
   }
 }
 
 // ---- scores
 
-// The exact sums over groups [group, end) of kTiles tiles, tile_bytes apart. Keys carry a bias of 128, to be unsigned, which is
-// left in the sums: 128 * the sum of the query codes.
+// The exact sums over groups [group, end) of kTiles tiles, tile_bytes apart. Keys carry a bias of 128, to be unsigned,
+// which is left in the sums: 128 * the sum of the query codes.
 template <std::size_t kVectors, std::size_t kTiles>
 void add_groups(const std::int8_t* keys, std::size_t tile_bytes, std::size_t group, std::size_t end,
                 const std::int8_t* high_codes, const std::int8_t* low_codes, std::size_t head_dim,
@@ -160,7 +168,8 @@ void add_groups(const std::int8_t* keys, std::size_t tile_bytes, std::size_t gro
       total[v][t] = _mm512_add_epi32(_mm512_slli_epi32(high[v][t], 7), low[v][t]);
 }
 
-// kVectors vectors against kTiles tiles. Sums of blocks wait in `scores`: in registers they would crowd out the loop above.
+// kVectors vectors against kTiles tiles. Sums of blocks wait in `scores`: in registers they would crowd out the loop
+// above.
 template <std::size_t kVectors, std::size_t kTiles>
 void score_block(const std::int8_t* keys, const KeyTiles& tiles, std::size_t first_tile, const CodeQueries& queries,
                  std::size_t first, float step, float* scores) {
@@ -206,10 +215,14 @@ void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* score
   std::size_t v = 0;
   for (; v + 4 <= queries.num_vectors; v += 4) score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
   switch (queries.num_vectors - v) {
-    case 3: return score_vectors<3, 2>(keys, tiles, queries, v, step, scores);
-    case 2: return score_vectors<2, 2>(keys, tiles, queries, v, step, scores);
-    case 1: return score_vectors<1, 2>(keys, tiles, queries, v, step, scores);
-    default: return;
+    case 3:
+      return score_vectors<3, 2>(keys, tiles, queries, v, step, scores);
+    case 2:
+      return score_vectors<2, 2>(keys, tiles, queries, v, step, scores);
+    case 1:
+      return score_vectors<1, 2>(keys, tiles, queries, v, step, scores);
+    default:
+      return;
   }
 }
 
@@ -245,12 +258,18 @@ void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_
   for (; num_vectors >= 6; num_vectors -= 6, queries += 6 * tiles.head_dim, scores += 6 * kPartialSlots)
     score_vectors_float16<6, 2>(tiles, queries, scores);
   switch (num_vectors) {
-    case 5: return score_vectors_float16<5, 2>(tiles, queries, scores);
-    case 4: return score_vectors_float16<4, 2>(tiles, queries, scores);
-    case 3: return score_vectors_float16<3, 4>(tiles, queries, scores);
-    case 2: return score_vectors_float16<2, 4>(tiles, queries, scores);
-    case 1: return score_vectors_float16<1, 4>(tiles, queries, scores);
-    default: return;
+    case 5:
+      return score_vectors_float16<5, 2>(tiles, queries, scores);
+    case 4:
+      return score_vectors_float16<4, 2>(tiles, queries, scores);
+    case 3:
+      return score_vectors_float16<3, 4>(tiles, queries, scores);
+    case 2:
+      return score_vectors_float16<2, 4>(tiles, queries, scores);
+    case 1:
+      return score_vectors_float16<1, 4>(tiles, queries, scores);
+    default:
+      return;
   }
 }
 
@@ -363,11 +382,9 @@ void add_block(const std::int8_t* values, const ValueTiles& tiles, const Weights
       for (std::size_t b = 0; b < kBlocks; ++b) total[v][b] = _mm512_setzero_si512();
     for (std::size_t quad = 0; quad < 4; ++quad) {
       __m512i weight[kVectors];
-      for (std::size_t v = 0; v < kVectors; ++v)
-        weight[v] = broadcast_4(weights.u8[first + v][quad][tile]);
+      for (std::size_t v = 0; v < kVectors; ++v) weight[v] = broadcast_4(weights.u8[first + v][quad][tile]);
       for (std::size_t b = 0; b < kBlocks; ++b) {
-        const __m512i value =
-            _mm512_load_si512(values + ((tile * 4 + quad) * num_blocks + first_block + b) * kGroup);
+        const __m512i value = _mm512_load_si512(values + ((tile * 4 + quad) * num_blocks + first_block + b) * kGroup);
         for (std::size_t v = 0; v < kVectors; ++v) total[v][b] = _mm512_dpbusd_epi32(total[v][b], weight[v], value);
       }
     }
@@ -388,10 +405,14 @@ void add_vectors(const std::int8_t* values, const ValueTiles& tiles, const Weigh
   std::size_t block = 0;
   for (; block + 4 <= num_blocks; block += 4) add_block<kVectors, 4>(values, tiles, weights, first, block, out);
   switch (num_blocks - block) {
-    case 3: return add_block<kVectors, 3>(values, tiles, weights, first, block, out);
-    case 2: return add_block<kVectors, 2>(values, tiles, weights, first, block, out);
-    case 1: return add_block<kVectors, 1>(values, tiles, weights, first, block, out);
-    default: return;
+    case 3:
+      return add_block<kVectors, 3>(values, tiles, weights, first, block, out);
+    case 2:
+      return add_block<kVectors, 2>(values, tiles, weights, first, block, out);
+    case 1:
+      return add_block<kVectors, 1>(values, tiles, weights, first, block, out);
+    default:
+      return;
   }
 }
 
@@ -444,8 +465,7 @@ void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_
     add_vectors_float16<4>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
   for (; v + 3 <= num_vectors; v += 3)
     add_vectors_float16<3>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
-  for (; v < num_vectors; ++v)
-    add_vectors_float16<1>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
+  for (; v < num_vectors; ++v) add_vectors_float16<1>(tiles, weights + v * kPartialSlots, out + v * tiles.padded_dim);
 }
 
 // ---- merging
@@ -473,7 +493,8 @@ float dot_float16(const float* query, const std::byte* vector, std::size_t head_
 }  // namespace
 
 extern const AttentionKernels kAttentionAvx512;
-const AttentionKernels kAttentionAvx512{score_codes, score_float16, softmax, add_codes, add_float16, merge, dot_float16};
+const AttentionKernels kAttentionAvx512{score_codes, score_float16, softmax,    add_codes,
+                                        add_float16, merge,         dot_float16};
 
 }  // namespace polykv::core
 POLYKV_TARGET_END

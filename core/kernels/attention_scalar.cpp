@@ -141,8 +141,8 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
     expand(tiles.codes + tile * tiles.padded_dim * 2 * tiles.bits, tiles.bits, tiles.padded_dim / 4, values);
     for (std::size_t v = 0; v < num_vectors; ++v) {
       std::uint8_t u8[kTile];
-      const float factor = quantize_weights(weights + v * kPartialSlots + tile * kTile,
-                                            tiles.scales + tile * kTile * 2, step, u8);
+      const float factor =
+          quantize_weights(weights + v * kPartialSlots + tile * kTile, tiles.scales + tile * kTile * 2, step, u8);
       if (factor == 0.0f) continue;
       for (std::size_t d = 0; d < tiles.padded_dim; ++d) {
         std::int32_t total = 0;
@@ -178,6 +178,7 @@ float dot_float16(const float* query, const std::byte* vector, std::size_t head_
 }  // namespace
 
 extern const AttentionKernels kAttentionScalar;
-const AttentionKernels kAttentionScalar{score_codes, score_float16, softmax, add_codes, add_float16, merge, dot_float16};
+const AttentionKernels kAttentionScalar{score_codes, score_float16, softmax,    add_codes,
+                                        add_float16, merge,         dot_float16};
 
 }  // namespace polykv::core

@@ -2,7 +2,7 @@
 
 import pages
 import zstd_frame
-from container import Refused, first_invalid_utf8, refuse_if, refuse_nonzero, u32, u32s, u64
+from container import Refused, first_invalid_utf8, refuse_if, u16, u32, u32s, u64
 from xxh3 import xxh3_64
 
 
@@ -131,7 +131,7 @@ def read_runs(data, base, offset, num_runs, num_sets):
         refuse_if(run["position_set"] >= num_sets, "kBadLayout", base + at, "position_set")
         for place, side in ((4, "key_codec"), (5, "value_codec")):
             refuse_if(not pages.known_codec(run[side]), "kUnknownCodec", base + at + place, side)
-        refuse_nonzero(data[at + 6 : at + 8], base + at + 6)
+        refuse_if(u16(data, at + 6), "kBadReserved", base + at + 6, "reserved bytes of a run")
         runs.append(run)
     return runs
 
@@ -139,13 +139,14 @@ def read_runs(data, base, offset, num_runs, num_sets):
 def check_heads(sets, heads, base):
     """No position in two runs of a head."""
     seen, work = set(), 0
+    most = 2**24 + 4 * sum(len(ranges) for ranges in sets)
     for head in heads:
         numbers = tuple(sorted(run["position_set"] for run in head))
         if len(numbers) < 2 or numbers in seen:
             continue
         seen.add(numbers)
         work += sum(len(sets[number]) for number in numbers)
-        refuse_if(work > 2**28, "kLimitExceeded", base, "heads combine too many ranges")
+        refuse_if(work > most, "kLimitExceeded", base, "heads combine the same ranges too many times")
         kept = sorted(r for number in numbers for r in sets[number])
         twice = any(kept[i][0] < kept[i - 1][1] for i in range(1, len(kept)))
         refuse_if(twice, "kBadLayout", base, "a position is in two runs of a head")
@@ -179,7 +180,7 @@ def read_layout(data, base, header):
     return sets, heads
 
 
-def place_pages(sets, heads, head_dim):
+def place_pages(sets, heads, head_dim, base):
     """Section 12: gives each run its pages, (offset in the section, bytes, positions); returns the section's bytes."""
     offset = 0
     for run in (run for head in heads for run in head):
@@ -191,6 +192,7 @@ def place_pages(sets, heads, head_dim):
             run["pages"].append((offset, size, positions))
             offset += size
             left -= positions
+            refuse_if(offset > 2**46, "kLimitExceeded", base, "pages have too many bytes")
     return offset
 
 

@@ -133,7 +133,7 @@ def read(file, with_values=False):
     ids, begins, ends = read_tokens(pool.contents(2), pool.offset(2), header["num_tokens"], text_bytes)
     pool.check_chunks(pool.by_kind[4])
     sets, heads = read_layout(pool.contents(4), pool.offset(4), header)
-    check_optional_sections(pool, heads, place_pages(sets, heads, header["head_dim"]))
+    check_optional_sections(pool, heads, place_pages(sets, heads, header["head_dim"], pool.offset(4)))
     fidelity = b""
     if 8 in pool.by_kind:
         pool.check_chunks(pool.by_kind[8])

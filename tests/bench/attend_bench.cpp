@@ -1,11 +1,11 @@
-// Time of attention over one step of a model: every layer's rows against a pool, in ms and GB/s of pages, for every kernel
-// table and codec, beside the same rows on float16 pages.
+// Time of attention over one step of a model: every layer's rows against a pool, in ms and GB/s of pages, for every
+// kernel table and codec, beside the same rows on float16 pages.
 //
 //   attend_bench [threads]
 //
 // Shapes: SmolLM2-135M (30 layers of 3 kv_heads, head_dim 64, 3 q heads each) and half of an 8B model (16 layers of 8
-// kv_heads, head_dim 128, 4 q heads each); 4,096 positions; 1 and 15 agents, a row each, no tails. Codes are random: the
-// kernels do the same work on any.
+// kv_heads, head_dim 128, 4 q heads each); 4,096 positions; 1 and 15 agents, a row each, no tails. Codes are random:
+// the kernels do the same work on any.
 #include <time.h>
 
 #include <algorithm>
@@ -49,7 +49,8 @@ struct Pool {
     layout.position_sets = {{{{format::kNumSinks, kNumTokens}}}};
     const std::size_t run_bytes =
         format::run_bytes(codec.key, codec.value, model.head_dim, kNumTokens - format::kNumSinks);
-    for (std::size_t head = 0; head < num_heads; ++head) layout.runs.push_back({{0, codec.key, codec.value, head * run_bytes}});
+    for (std::size_t head = 0; head < num_heads; ++head)
+      layout.runs.push_back({{0, codec.key, codec.value, head * run_bytes}});
     sinks = halves(random, num_heads * 2 * format::kNumSinks * model.head_dim);
     means = halves(random, num_heads * model.head_dim);
     const auto float16_pages = [&](std::size_t num_bytes) { return halves(random, num_bytes / 2); };
@@ -105,7 +106,8 @@ Times time_step(const Shape& model, const core::KvPool& pool, std::size_t num_ag
     const auto start = Clock::now();
     const double cpu_start = cpu_milliseconds();
     for (std::uint32_t layer = 0; layer < model.num_layers; ++layer)
-      if (!core::attend(chain, layer, num_q_heads, model.num_kv_heads, model.head_dim, rows, workers, scratch)) std::exit(1);
+      if (!core::attend(chain, layer, num_q_heads, model.num_kv_heads, model.head_dim, rows, workers, scratch))
+        std::exit(1);
     best.wall_ms = std::min(best.wall_ms, std::chrono::duration<double, std::milli>(Clock::now() - start).count());
     best.cpu_ms = std::min(best.cpu_ms, cpu_milliseconds() - cpu_start);
   }
@@ -129,7 +131,8 @@ int main(int argc, char** argv) {
           const Times times = time_step(model, pool, num_agents, workers);
           const std::string what = std::string(model.name) + table->name + std::to_string(num_agents);
           if (std::string(codec) == "f16") baselines.emplace_back(what, times);
-          const auto baseline = std::find_if(baselines.begin(), baselines.end(), [&](const auto& b) { return b.first == what; });
+          const auto baseline =
+              std::find_if(baselines.begin(), baselines.end(), [&](const auto& b) { return b.first == what; });
           std::printf("%s\t%s\t%zu\t%zu\t%s\t%.3f\t%.3f\t%.1f\t%.2f\t%.2f\n", model.name, table->name, num_threads,
                       num_agents, codec, times.wall_ms, times.cpu_ms,
                       static_cast<double>(made.pages.size()) / times.wall_ms / 1e6,

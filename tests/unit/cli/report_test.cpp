@@ -35,7 +35,7 @@ TEST_CASE("a name cannot write to the terminal or forge a line") {
         "e \xe2\x82\xac");
 }
 
-TEST_CASE("-q silences notices, not errors") {
+TEST_CASE("quiet (-q) silences notices, not errors") {
   Capture capture({.quiet = true});
   capture.report.notice("a.pkv", "on a network file system");
   CHECK(capture.err().empty());

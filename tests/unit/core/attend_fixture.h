@@ -52,12 +52,14 @@ struct RunSpec {
 // Normal keys (around a mean) and values, quantized by core/codec.
 class MemoryPool {
  public:
-  MemoryPool(const format::KvShape& shape, std::uint32_t first_position, const std::vector<RunSpec>& runs, Random& random)
+  MemoryPool(const format::KvShape& shape, std::uint32_t first_position, const std::vector<RunSpec>& runs,
+             Random& random)
       : shape_(shape), num_sinks_(first_position == 0 ? std::min(shape.num_tokens, format::kNumSinks) : 0) {
     const std::size_t num_heads = std::size_t{shape.num_layers} * shape.num_kv_heads;
     std::vector<format::Run> head_runs;
     for (const RunSpec& spec : runs) {
-      head_runs.push_back({static_cast<std::uint32_t>(layout_.position_sets.size()), spec.codec.key, spec.codec.value, 0});
+      head_runs.push_back(
+          {static_cast<std::uint32_t>(layout_.position_sets.size()), spec.codec.key, spec.codec.value, 0});
       layout_.position_sets.push_back({spec.positions});
     }
     layout_.runs.assign(num_heads, head_runs);
@@ -71,8 +73,9 @@ class MemoryPool {
     pages_.resize(offset);
     kept_.resize(num_heads);
     for (std::size_t head = 0; head < num_heads; ++head) make_head(head, random, first_position);
-    pool_ = std::make_unique<core::KvPool>(core::KvPool::Parts{
-        shape, first_position, num_sinks_, &layout_, pages_, std::as_bytes(std::span(sinks_)), std::as_bytes(std::span(means_))});
+    pool_ = std::make_unique<core::KvPool>(core::KvPool::Parts{shape, first_position, num_sinks_, &layout_, pages_,
+                                                               std::as_bytes(std::span(sinks_)),
+                                                               std::as_bytes(std::span(means_))});
   }
 
   const core::KvPool& pool() const { return *pool_; }
@@ -95,7 +98,8 @@ class MemoryPool {
     means_.insert(means_.end(), mean.begin(), mean.end());
     for (const auto* raw : {&keys, &values}) sinks_.insert(sinks_.end(), raw->begin(), raw->begin() + num_sinks_ * dim);
     std::size_t tile = 0;
-    for (std::uint32_t i = 0; i < num_sinks_; ++i) keep(head, {first_position + i, tile, false, {}, {}}, keys, values, i);
+    for (std::uint32_t i = 0; i < num_sinks_; ++i)
+      keep(head, {first_position + i, tile, false, {}, {}}, keys, values, i);
     for (const format::Run& run : layout_.runs[head]) make_run(head, run, keys, values, mean, first_position, tile);
   }
 
@@ -109,8 +113,8 @@ class MemoryPool {
   }
 
   void make_run(std::size_t head, const format::Run& run, std::span<const std::uint16_t> keys,
-                std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean, std::uint32_t first_position,
-                std::size_t& tile) {
+                std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
+                std::uint32_t first_position, std::size_t& tile) {
     const std::size_t dim = shape_.head_dim;
     std::vector<std::uint16_t> run_keys, run_values;
     std::vector<std::uint32_t> positions;
@@ -122,15 +126,17 @@ class MemoryPool {
         positions.push_back(p);
       }
     const core::CodecPair codec{run.key_codec, run.value_codec};
-    const std::span<std::byte> pages = std::span(pages_).subspan(
-        run.pages_offset, format::run_bytes(codec.key, codec.value, dim, positions.size()));
+    const std::span<std::byte> pages =
+        std::span(pages_).subspan(run.pages_offset, format::run_bytes(codec.key, codec.value, dim, positions.size()));
     const auto run_mean = format::key_codec_removes_mean(codec.key) ? mean : std::span<const std::uint16_t>{};
     static_cast<void>(core::quantize_run(codec, run_keys, run_values, dim, run_mean, pages));
     std::vector<float> key(run_keys.size()), value(run_keys.size());
     core::dequantize_run(codec, pages, positions.size(), dim, run_mean, key, value);
     for (std::size_t i = 0; i < positions.size(); ++i) {
       if (i % 16 == 0) ++tile;
-      kept_[head].push_back({positions[i], tile, codec.value != format::kCodecF16,
+      kept_[head].push_back({positions[i],
+                             tile,
+                             codec.value != format::kCodecF16,
                              {key.begin() + i * dim, key.begin() + (i + 1) * dim},
                              {value.begin() + i * dim, value.begin() + (i + 1) * dim}});
     }
@@ -150,11 +156,14 @@ struct Reference {
   double tolerance;  // of the norm of the difference
 };
 
-// Plain attention of one query over `kept`, and how far ours may be from it. Errors that the kernels add, with p the softmax:
-//   query codes: uniform, half a scale at most, so score t is off by scale / sqrt(12) * |key t| (one sigma), which moves the
+// Plain attention of one query over `kept`, and how far ours may be from it. Errors that the kernels add, with p the
+// softmax:
+//   query codes: uniform, half a scale at most, so score t is off by scale / sqrt(12) * |key t| (one sigma), which
+//   moves the
 //     output by p[t] * |value t - out| times that;
-//   u8 weights: uniform, a 255th of the tile's largest p * |value|, so a tile adds 16 of them divided by sqrt(12), as squares;
-//   float32: scores 2^-24 per dim and term, and a few roundings of everything else: 4e-6 of the scores and of the largest value.
+//   u8 weights: uniform, a 255th of the tile's largest p * |value|, so a tile adds 16 of them divided by sqrt(12), as
+//   squares; float32: scores 2^-24 per dim and term, and a few roundings of everything else: 4e-6 of the scores and of
+//   the largest value.
 // Five sigma of the first two.
 inline Reference attend_plainly(std::span<const float> query, const std::vector<const Kept*>& kept) {
   const std::size_t dim = query.size();

@@ -1,8 +1,9 @@
 // attend() against plain attention in double on dequantized values, for every kernel table.
+#include "core/attend.h"
+
 #include <iostream>
 #include <string>
 
-#include "core/attend.h"
 #include "tests/support/catch.h"
 #include "tests/unit/core/attend_fixture.h"
 
@@ -24,7 +25,8 @@ struct Rows {
   std::vector<std::uint32_t> tail_visible;
 
   Rows(std::uint32_t q_heads, std::uint32_t dim) : num_q_heads(q_heads), head_dim(dim) {}
-  void add(Random& random, std::vector<PositionRange> ranges, const core::Tail* tail = nullptr, std::uint32_t seen = 0) {
+  void add(Random& random, std::vector<PositionRange> ranges, const core::Tail* tail = nullptr,
+           std::uint32_t seen = 0) {
     const auto query = random.normals(num_q_heads * head_dim);
     queries.insert(queries.end(), query.begin(), query.end());
     visible.push_back(std::move(ranges));
@@ -56,15 +58,16 @@ std::vector<float> run(const std::vector<const core::KvPool*>& chain, std::uint3
 // Tail positions as kept ones; `tail_kv` [kv_head] -> all positions.
 using TailKept = std::vector<std::vector<Kept>>;
 
-void check(const std::vector<float>& out, const Rows& rows, const std::vector<const MemoryPool*>& pools, std::uint32_t layer,
-           std::uint32_t num_kv_heads, const std::vector<TailKept>& tails = {}) {
+void check(const std::vector<float>& out, const Rows& rows, const std::vector<const MemoryPool*>& pools,
+           std::uint32_t layer, std::uint32_t num_kv_heads, const std::vector<TailKept>& tails = {}) {
   const std::uint32_t q_per_kv = rows.num_q_heads / num_kv_heads, dim = rows.head_dim;
   for (std::size_t row = 0; row < rows.size(); ++row)
     for (std::uint32_t q_head = 0; q_head < rows.num_q_heads; ++q_head) {
       std::vector<const Kept*> kept;
       for (std::size_t i = 0; i < pools.size(); ++i)
         for (const Kept& one : pools[i]->kept(layer, q_head / q_per_kv))
-          if (one.position >= rows.visible[row][i].begin && one.position < rows.visible[row][i].end) kept.push_back(&one);
+          if (one.position >= rows.visible[row][i].begin && one.position < rows.visible[row][i].end)
+            kept.push_back(&one);
       if (!tails.empty())
         for (std::uint32_t t = 0; t < rows.tail_visible[row]; ++t) kept.push_back(&tails[row][q_head / q_per_kv][t]);
       const std::size_t at = row * rows.width() + std::size_t{q_head} * dim;
@@ -148,7 +151,8 @@ TEST_CASE("attend: several partials, runs, codecs and pools", "[attend]") {
     tests::RunSpec scattered{{}, {3, 2}};
     for (std::uint32_t p = 5; p < 200; p += 3) scattered.positions.push_back({p, p + 1});
     const MemoryPool base({1, 2, 64, 1700}, 0,
-                          {scattered, {{{210, 1500}}, {5, 4}}, {{{1501, 1502}}, {8, 3}}, {{{1510, 1700}}, {16, 16}}}, random);
+                          {scattered, {{{210, 1500}}, {5, 4}}, {{{1501, 1502}}, {8, 3}}, {{{1510, 1700}}, {16, 16}}},
+                          random);
     const MemoryPool child({1, 2, 64, 700}, 1700, {{{{1700, 2400}}, {4, 16}}}, random);
     Rows rows(2, 64);
     rows.add(random, {{0, 1700}, {1700, 2400}});
@@ -157,7 +161,7 @@ TEST_CASE("attend: several partials, runs, codecs and pools", "[attend]") {
     rows.add(random, {{200, 210}, {2400, 5000}});  // nothing
     rows.add(random, {{0, 4}, {0, 1700}});         // sinks only
     rows.add(random, {{1501, 1503}, {0, 0}});
-    rows.add(random, {{30, 20}, {2399, 2400}});    // an empty range turned round
+    rows.add(random, {{30, 20}, {2399, 2400}});  // an empty range turned round
     check(run({&base.pool(), &child.pool()}, 0, 2, rows, workers, scratch), rows, {&base, &child}, 0, 2);
   });
 }
@@ -168,8 +172,8 @@ TEST_CASE("attend: a child without means uses its parent's", "[attend]") {
   core::AttendScratch scratch;
   const MemoryPool base = one_run(random, 64, 90, {4, 4}, 1);
   const MemoryPool child({1, 1, 64, 70}, 90, {{{{90, 160}}, {4, 4}}}, random);
-  // Scores of the child's keys all shift by query times the mean: attention over the child alone is the same without means
-  // at all, and with those of the parent; over both pools it is not.
+  // Scores of the child's keys all shift by query times the mean: attention over the child alone is the same without
+  // means at all, and with those of the parent; over both pools it is not.
   format::Layout layout;
   layout.position_sets = {{{{90, 160}}}};
   layout.runs = {{{0, 4, 4, 0}}};
@@ -255,8 +259,8 @@ TEST_CASE("attend: tails", "[attend]") {
 
 TEST_CASE("attend: a row does not depend on the others, on threads, or on the table", "[attend]") {
   Random random(8);
-  const MemoryPool pool({1, 2, 64, 1500}, 0, {{{{4, 900}}, {5, 4}}, {{{900, 1300}}, {8, 3}}, {{{1300, 1500}}, {16, 16}}},
-                        random);
+  const MemoryPool pool({1, 2, 64, 1500}, 0,
+                        {{{{4, 900}}, {5, 4}}, {{{900, 1300}}, {8, 3}}, {{{1300, 1500}}, {16, 16}}}, random);
   core::Tail tails[3] = {{1, 2, 64, 700}, {1, 2, 64, 700}, {1, 2, 64, 700}};
   for (core::Tail& tail : tails) tail.append(0, random.normals(600 * 128), random.normals(600 * 128), 600);
   Rows rows(6, 64);
@@ -313,7 +317,8 @@ TEST_CASE("attend: partials of half the size", "[attend]") {
   core::Workers workers(1);
   core::AttendScratch scratch, halved;
   halved.partial_slots = 256;
-  const auto out = run({&pool.pool()}, 0, 2, rows, workers, scratch), other = run({&pool.pool()}, 0, 2, rows, workers, halved);
+  const auto out = run({&pool.pool()}, 0, 2, rows, workers, scratch),
+             other = run({&pool.pool()}, 0, 2, rows, workers, halved);
   CHECK(out != other);
   check(other, rows, {&pool}, 0, 2);
 }
@@ -328,8 +333,8 @@ TEST_CASE("attend: odd queries, odd bytes", "[attend]") {
     Rows rows(3, 64);
     for (int i = 0; i < 4; ++i) rows.add(random, {{0, 600}});
     const auto before = run({&pool.pool()}, 0, 1, rows, workers, scratch);
-    rows.queries[5] = std::numeric_limits<float>::quiet_NaN();             // row 0, q_head 0
-    rows.queries[rows.width()] = std::numeric_limits<float>::infinity();   // row 1, q_head 0
+    rows.queries[5] = std::numeric_limits<float>::quiet_NaN();                                    // row 0, q_head 0
+    rows.queries[rows.width()] = std::numeric_limits<float>::infinity();                          // row 1, q_head 0
     std::fill_n(rows.queries.begin() + 2 * static_cast<std::ptrdiff_t>(rows.width()), 64, 0.0f);  // row 2, q_head 0
     const auto after = run({&pool.pool()}, 0, 1, rows, workers, scratch);
     for (std::size_t d = 0; d < 64; ++d) {

@@ -99,7 +99,8 @@ TEST_CASE("pool: a damaged chunk is found by the layer that it holds", "[pool]")
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / ("pool_test_" + std::to_string(::getpid()) + ".pkv");
   tests::PoolRecipe recipe;
-  recipe.shape = {.num_layers = 3, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 4500};  // 0.7 MB a layer: some chunks
+  recipe.shape = {
+      .num_layers = 3, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 4500};  // 0.7 MB a layer: some chunks
   REQUIRE(tests::make_pool(path, recipe).has_value());
   auto bytes = format::read_file(path);
   std::filesystem::remove(path);

@@ -14,8 +14,8 @@ float value_of(std::uint32_t position, std::uint32_t layer, std::uint32_t kv_hea
   return static_cast<float>((position * 131 + layer * 61 + kv_head * 31 + d * 7 + (is_value ? 1000 : 0)) % 2039);
 }
 
-void append(core::Tail& tail, std::uint32_t layer, std::uint32_t num_kv_heads, std::uint32_t head_dim, std::uint32_t first,
-            std::uint32_t count) {
+void append(core::Tail& tail, std::uint32_t layer, std::uint32_t num_kv_heads, std::uint32_t head_dim,
+            std::uint32_t first, std::uint32_t count) {
   std::vector<float> keys, values;
   for (std::uint32_t i = 0; i < count; ++i)
     for (std::uint32_t head = 0; head < num_kv_heads; ++head)
@@ -26,8 +26,8 @@ void append(core::Tail& tail, std::uint32_t layer, std::uint32_t num_kv_heads, s
   tail.append(layer, keys, values, count);
 }
 
-float key_at(const core::Tail& tail, std::uint32_t layer, std::uint32_t head, std::uint32_t position, std::size_t head_dim,
-             std::size_t d) {
+float key_at(const core::Tail& tail, std::uint32_t layer, std::uint32_t head, std::uint32_t position,
+             std::size_t head_dim, std::size_t d) {
   const std::size_t slot = position % 64;
   return core::float16_to_float(
       tail.key_block(layer, head, position / 64)[(slot / 16 * head_dim + d) * 16 + slot % 16]);
@@ -49,7 +49,8 @@ TEST_CASE("tail: grows by blocks and reads back", "[tail]") {
     CHECK(tail.capacity() == 700);
     std::uint32_t length = 0;
     for (const std::uint32_t count : {1u, 62u, 1u, 1u, 200u, 64u, 184u}) {  // 1, 63, 64, 65, 265, 329, 513
-      for (std::uint32_t layer = 0; layer < num_layers; ++layer) append(tail, layer, num_kv_heads, head_dim, length, count);
+      for (std::uint32_t layer = 0; layer < num_layers; ++layer)
+        append(tail, layer, num_kv_heads, head_dim, length, count);
       CHECK(tail.num_tokens() == length);
       CHECK(key_at(tail, 1, 1, length + count - 1, head_dim, 3) == value_of(length + count - 1, 1, 1, 3, false));
       tail.commit(count);
@@ -69,7 +70,8 @@ TEST_CASE("tail: grows by blocks and reads back", "[tail]") {
           for (std::uint32_t d = 0; d < padded_dim; ++d)
             REQUIRE(value_at(tail, layer, head, position, padded_dim, d) == 0.0f);
         }
-        for (std::uint32_t d = head_dim; d < padded_dim; ++d) REQUIRE(value_at(tail, layer, head, 5, padded_dim, d) == 0.0f);
+        for (std::uint32_t d = head_dim; d < padded_dim; ++d)
+          REQUIRE(value_at(tail, layer, head, 5, padded_dim, d) == 0.0f);
         CHECK(reinterpret_cast<std::uintptr_t>(tail.key_block(layer, head, 0)) % 64 == 0);
         CHECK(reinterpret_cast<std::uintptr_t>(tail.value_block(layer, head, 0)) % 64 == 0);
       }
