@@ -1,4 +1,5 @@
-// IEEE binary16 and bfloat16, by bits. Rounds to nearest even, as the hardware does; no intrinsics, same bits everywhere.
+// IEEE binary16 and bfloat16, by bits. Rounds to nearest even, as the hardware does; no intrinsics, same bits
+// everywhere.
 #pragma once
 
 #include <bit>

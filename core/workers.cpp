@@ -72,7 +72,9 @@ struct Workers::Team {
 
   void leave() {
     if (--inside == 0 && caller_sleeps) {
-      { const std::lock_guard lock(mutex); }  // the caller is now either waiting, or has yet to look at `inside`
+      {
+        const std::lock_guard lock(mutex);
+      }  // the caller is now either waiting, or has yet to look at `inside`
       job_done.notify_one();
     }
   }

@@ -12,19 +12,20 @@
 namespace polykv::format {
 
 struct PageLayout {
-  std::size_t num_tiles;           // 1 to 4
-  std::size_t key_scale_rows;      // float16 scales per position: 0 for f16, ceil(head_dim / 32) for k8, else 1
-  std::size_t value_scale_rows;    // 0 for f16, else 1
-  std::size_t key_scales_offset;   // float16 [num_tiles][key_scale_rows][16], from the start of the page
-  std::size_t value_scales_offset; // float16 [num_tiles][value_scale_rows][16]
-  std::size_t keys_offset;         // [num_tiles][key_tile_bytes]
+  std::size_t num_tiles;            // 1 to 4
+  std::size_t key_scale_rows;       // float16 scales per position: 0 for f16, ceil(head_dim / 32) for k8, else 1
+  std::size_t value_scale_rows;     // 0 for f16, else 1
+  std::size_t key_scales_offset;    // float16 [num_tiles][key_scale_rows][16], from the start of the page
+  std::size_t value_scales_offset;  // float16 [num_tiles][value_scale_rows][16]
+  std::size_t keys_offset;          // [num_tiles][key_tile_bytes]
   std::size_t key_tile_bytes;
-  std::size_t values_offset;       // [num_tiles][value_tile_bytes]
+  std::size_t values_offset;  // [num_tiles][value_tile_bytes]
   std::size_t value_tile_bytes;
-  std::size_t bytes;               // the whole page, padding included; a multiple of 64
+  std::size_t bytes;  // the whole page, padding included; a multiple of 64
 };
 
-// `num_positions` is 1 to 64; head_dim a multiple of 8, at most kMaxHeadDim; the codecs known. Cannot overflow under these.
+// `num_positions` is 1 to 64; head_dim a multiple of 8, at most kMaxHeadDim; the codecs known. Cannot overflow under
+// these.
 PageLayout page_layout(CodecId key_codec, CodecId value_codec, std::size_t head_dim, std::size_t num_positions);
 
 // Bytes of all pages of a run of `num_positions` positions (full pages, then a short one).

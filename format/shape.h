@@ -27,8 +27,8 @@ inline constexpr std::uint32_t kNumSinks = 4;
 inline constexpr std::uint32_t kTileTokens = 16;  // unit of padding in a page
 inline constexpr std::uint32_t kPageTokens = 64;
 
-// A codec's number is its bits per code; 16 is float16. Which arithmetic a number means is in spec/codecs.md and differs
-// between keys and values (key codec 8 is q8_0).
+// A codec's number is its bits per code; 16 is float16. Which arithmetic a number means is in spec/codecs.md and
+// differs between keys and values (key codec 8 is q8_0).
 using CodecId = std::uint8_t;
 inline constexpr CodecId kCodecF16 = 16;
 

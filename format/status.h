@@ -1,7 +1,7 @@
 // Errors as values: ErrorCode, Error, Result<T>, Status and POLYKV_TRY.
 //
-// A damaged file is a normal answer, not an exception: each cause has its own pinned code. `format` and `core` never print
-// and never exit. Codes are grouped by the exit status that the program ends with: status = code / 100.
+// A damaged file is a normal answer, not an exception: each cause has its own pinned code. `format` and `core` never
+// print and never exit. Codes are grouped by the exit status that the program ends with: status = code / 100.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,12 @@ namespace polykv::format {
 // Values are pinned: they appear in --json, in the specification and in the man page. A number is never reused.
 enum class ErrorCode : std::uint32_t {
   // 1xx, exit 1: the check said no, or a runtime failure.
-  kFailed = 100,         // a runtime failure with no code of its own
-  kUnusableText = 101,   // a document or question that cannot be used: empty, not UTF-8, too long
-  kNotFinite = 102,      // keys or values that are not finite, or too large for float16
-  kReadBack = 103,       // the pool written does not read back as it was written
-  kNoTorch = 104,        // LibTorch, needed for a prefill, was not found
-  kItemsFailed = 105,    // some of several items failed; each was reported
+  kFailed = 100,        // a runtime failure with no code of its own
+  kUnusableText = 101,  // a document or question that cannot be used: empty, not UTF-8, too long
+  kNotFinite = 102,     // keys or values that are not finite, or too large for float16
+  kReadBack = 103,      // the pool written does not read back as it was written
+  kNoTorch = 104,       // LibTorch, needed for a prefill, was not found
+  kItemsFailed = 105,   // some of several items failed; each was reported
   // 2xx, exit 2: usage.
   kUsage = 200,
   // 3xx, exit 3: input and output.
@@ -32,9 +32,9 @@ enum class ErrorCode : std::uint32_t {
   // 4xx, exit 4: not a pool, unfinished or truncated.
   kNotAPool = 400,
   kUnfinished = 401,
-  kTruncated = 402,   // shorter or longer than it says, or its tail is missing
-  kShrunk = 403,      // became shorter while in use
-  kNotAFile = 404,    // the pool's path is a folder, a FIFO, a device
+  kTruncated = 402,  // shorter or longer than it says, or its tail is missing
+  kShrunk = 403,     // became shorter while in use
+  kNotAFile = 404,   // the pool's path is a folder, a FIFO, a device
   // 5xx, exit 5: corrupt. A structural rule broken under valid checksums belongs here too.
   kBadChecksum = 500,
   kMalformed = 501,
@@ -43,14 +43,14 @@ enum class ErrorCode : std::uint32_t {
   kBadSectionTable = 504,  // overlap, hole, order, unknown duplicate
   kBadSectionSize = 505,   // a section's size contradicts the header or the layout
   kBadIdentity = 506,
-  kBadFingerprint = 507,   // a stored fingerprint is not that of the stored fields
+  kBadFingerprint = 507,  // a stored fingerprint is not that of the stored fields
   kBadTokens = 508,
   kBadLayout = 509,
-  kBadSource = 510,        // the zstd frame of the source text
-  kBadPadding = 511,       // an unused slot of a page is not zero
-  kBadDigest = 512,        // a SHA-256 of the tree differs
-  kChanged = 513,          // changed while in use
-  kBadModelFile = 550,     // a damaged or contradictory model file
+  kBadSource = 510,     // the zstd frame of the source text
+  kBadPadding = 511,    // an unused slot of a page is not zero
+  kBadDigest = 512,     // a SHA-256 of the tree differs
+  kChanged = 513,       // changed while in use
+  kBadModelFile = 550,  // a damaged or contradictory model file
   // 6xx, exit 6: needs a newer polykv, or is not supported.
   kUnsupportedVersion = 600,
   kUnsupportedFeature = 601,
@@ -58,10 +58,10 @@ enum class ErrorCode : std::uint32_t {
   kUnknownSection = 603,
   kUnknownAlgorithm = 604,
   kUnknownCodec = 605,
-  kUnsupportedModel = 650,      // architecture, tensor type, RoPE scaling, head_dim
+  kUnsupportedModel = 650,  // architecture, tensor type, RoPE scaling, head_dim
   kUnsupportedTokenizer = 651,
   kUnknownTemplate = 652,
-  kUnsupportedKernels = 653,    // --kernels names a table this machine does not have
+  kUnsupportedKernels = 653,  // --kernels names a table this machine does not have
   // 7xx, exit 7: unsafe owner or mode.
   kUnsafeFile = 700,
   // 9xx, exit 9: published, durability unknown.
@@ -94,7 +94,7 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}    // NOLINT: implicit on purpose
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit on purpose
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit on purpose
 
   bool has_value() const { return state_.index() == 0; }
@@ -136,14 +136,13 @@ class [[nodiscard]] Status {
 
 // POLYKV_TRY(const Header header, parse_header(file));  declares `header`, or returns the error from this function.
 #define POLYKV_TRY(declaration, expression) POLYKV_TRY_(declaration, expression, POLYKV_CONCAT(polykv_try_, __LINE__))
-#define POLYKV_TRY_(declaration, expression, result)   \
-  auto result = (expression);                          \
+#define POLYKV_TRY_(declaration, expression, result)         \
+  auto result = (expression);                                \
   if (!result.has_value()) return std::move(result).error(); \
   declaration = std::move(result).value()
 
 // POLYKV_CHECK_STATUS(write_all(...));  returns the error from this function, if there is one.
-#define POLYKV_CHECK_STATUS(expression)                                            \
-  do {                                                                             \
-    if (auto polykv_status = (expression); !polykv_status.has_value())             \
-      return std::move(polykv_status).error();                                     \
+#define POLYKV_CHECK_STATUS(expression)                                                                         \
+  do {                                                                                                          \
+    if (auto polykv_status = (expression); !polykv_status.has_value()) return std::move(polykv_status).error(); \
   } while (false)

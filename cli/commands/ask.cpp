@@ -32,7 +32,8 @@ std::optional<std::string> given(const std::string& text) {
 
 std::uint64_t fresh_seed() {
   std::uint64_t seed = 0;
-  if (getrandom(&seed, sizeof seed, 0) != sizeof seed) seed = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+    seed = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
   return seed >> 11;  // 53 bits: a number that every JSON reader keeps whole
 }
 
@@ -57,7 +58,8 @@ struct Desk {
         workers(num_threads),
         runner(model.file, {&pages}, workers) {
     for (const format::MappedFile& file : model.file.weight_files()) {
-      model_guards.push_back(std::make_unique<MapGuard>(file.bytes(), model.file.path().string(), MapGuard::Kind::kModel));
+      model_guards.push_back(
+          std::make_unique<MapGuard>(file.bytes(), model.file.path().string(), MapGuard::Kind::kModel));
     }
   }
 };
@@ -95,7 +97,8 @@ nlohmann::ordered_json to_json(const Question& question, const runtime::Answer* 
   const runtime::Answer& values = answer == nullptr ? none : *answer;
   nlohmann::ordered_json line = {{"schema", "polykv.ask/1"}, {"id", question.id}, {"question", question.text}};
   line["answer"] = answer == nullptr ? nlohmann::ordered_json() : nlohmann::ordered_json(values.text);
-  line["stop_reason"] = answer == nullptr ? nlohmann::ordered_json() : nlohmann::ordered_json(stop_reason_name(values.stop_reason));
+  line["stop_reason"] =
+      answer == nullptr ? nlohmann::ordered_json() : nlohmann::ordered_json(stop_reason_name(values.stop_reason));
   line["cached_tokens"] = values.cached_tokens;
   line["prompt_tokens"] = values.prompt_tokens;
   line["generated_tokens"] = values.generated_tokens;
@@ -117,8 +120,8 @@ class Interview {
       : options_(options), report_(report), desk_(desk), seed_(options.seed ? *options.seed : fresh_seed()) {
     answer_options_.max_tokens = options.max_tokens;
     answer_options_.stop = options.stop;
-    answer_options_.sampling = {static_cast<float>(options.temperature), options.top_k, static_cast<float>(options.top_p),
-                                static_cast<float>(options.min_p), seed_};
+    answer_options_.sampling = {static_cast<float>(options.temperature), options.top_k,
+                                static_cast<float>(options.top_p), static_cast<float>(options.min_p), seed_};
     load_ms_ = std::chrono::duration<double, std::milli>(Clock::now() - kProcessStart).count();
   }
 
@@ -135,8 +138,8 @@ class Interview {
       if (answered && (answered->text.empty() || answered->text.back() != '\n')) report_.print("\n");
     } else {
       const std::string& name = desk_.model.config().name;
-      report_.print_line(to_json(question, answered ? &*answered : nullptr, answered ? nullptr : &answered.error(), seed_,
-                                 load_ms_, options_.operands.front(),
+      report_.print_line(to_json(question, answered ? &*answered : nullptr, answered ? nullptr : &answered.error(),
+                                 seed_, load_ms_, options_.operands.front(),
                                  name.empty() ? desk_.model.file.path().filename().string() : name));
     }
     report_.flush();
@@ -186,7 +189,8 @@ int interview(const Options& options, QuestionSource& questions, Desk& desk, Rep
     }
   }
   if (run.num_answers() == 0 && report.can_print()) {
-    return report.error({}, Error(ErrorCode::kUnusableText, "no question: give one as an argument, or one a line on standard input"));
+    return report.error(
+        {}, Error(ErrorCode::kUnusableText, "no question: give one as an argument, or one a line on standard input"));
   }
   return run.any_failed() ? exit_status(ErrorCode::kItemsFailed) : 0;
 }

@@ -76,9 +76,8 @@ std::optional<std::string> given(const std::string& text) {
 // What was built, for a person: one line.
 std::string summary(const runtime::BuildReport& built, double total_ms) {
   char text[160];
-  std::snprintf(text, sizeof text, "%s tokens, %s, in %.1f s (prefill %.0f tok/s)",
-                with_commas(built.tokens).c_str(), short_bytes(built.pool_bytes).c_str(), total_ms / 1000.0,
-                built.tokens / (built.prefill_ms / 1000.0));
+  std::snprintf(text, sizeof text, "%s tokens, %s, in %.1f s (prefill %.0f tok/s)", with_commas(built.tokens).c_str(),
+                short_bytes(built.pool_bytes).c_str(), total_ms / 1000.0, built.tokens / (built.prefill_ms / 1000.0));
   return text;
 }
 
@@ -115,28 +114,31 @@ int run_build(const Options& options, Report& report) {
   if (!path) return report.error({}, path.error());
   const auto model = runtime::open_model(*path, runtime::DigestPolicy::kFull);
   if (!model) return report.error(path->string(), model.error());
-  const auto chat = runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system,
-                                                model->tokenizer);
+  const auto chat =
+      runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
   const runtime::NumberType type = prefill_type(options);
-  const runtime::BuildRequest request{&*model, &*chat,     options.system,     documents,
-                                      *core::parse_codec_name(options.codec), type, source_date_epoch()};
+  const runtime::BuildRequest request{
+      &*model, &*chat, options.system, documents, *core::parse_codec_name(options.codec), type, source_date_epoch()};
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());
   const std::size_t num_tokens = prompt->tokens.ids.size();
   if (const std::size_t left = model->config().context_length - num_tokens; left < kFewPositions) {
-    report.notice(options.output, "only " + std::to_string(left) + " positions of the model's context remain for question and answer");
+    report.notice(options.output,
+                  "only " + std::to_string(left) + " positions of the model's context remain for question and answer");
   }
   auto runner = runtime::load_prefill_runner();
   if (!runner) return report.error({}, runner.error());
 
   Progress progress(report);
   core::Workers workers(options.threads != 0 ? options.threads : core::default_num_threads());
-  runtime::PrefillOptions prefill{type, static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
-    progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens, "tok", "prefill");
-    return !stop_requested();
-  }};
+  runtime::PrefillOptions prefill{
+      type, static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
+        progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,
+                        "tok", "prefill");
+        return !stop_requested();
+      }};
   const auto built = runtime::build_pool(request, std::move(prompt).value(), **runner, prefill, options.output,
                                          {options.force, options.mode}, workers);
   progress.clear();
@@ -145,8 +147,7 @@ int run_build(const Options& options, Report& report) {
     return report.error(options.output, stopped ? built.error() : stopped.error());
   }
   runtime::remember_model(model->weights_digest, *path);
-  const double total_ms =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const double total_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   if (options.json) {
     report.print_line(to_json(options.output, *built, total_ms));
   } else {

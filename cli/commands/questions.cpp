@@ -37,7 +37,8 @@ Question parse_question_line(std::string_view line, std::size_t number) {
   }
   const auto json = nlohmann::ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("question") || !json["question"].is_string()) {
-    question.usable = Error(ErrorCode::kUnusableText, R"(a line that starts with '{' must be {"id": ..., "question": "TEXT"})");
+    question.usable =
+        Error(ErrorCode::kUnusableText, R"(a line that starts with '{' must be {"id": ..., "question": "TEXT"})");
     return question;
   }
   question.text = json["question"].get<std::string>();

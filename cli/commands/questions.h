@@ -2,11 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "format/status.h"
 
@@ -15,13 +14,13 @@ namespace polykv::cli {
 struct Question {
   nlohmann::ordered_json id;  // the line's number, or what a JSON line says
   std::string text;
-  format::Status usable;      // kUnusableText: empty, not UTF-8, a JSON line that is not {"question": TEXT, "id": ...}
+  format::Status usable;  // kUnusableText: empty, not UTF-8, a JSON line that is not {"question": TEXT, "id": ...}
 
   std::string label() const;  // the id, for messages
 };
 
-// A line that starts with '{' is JSON with id and question; any other is a question whose id is its line number, from 1.
-// Blank lines are passed over but counted. Arguments are numbered from 1.
+// A line that starts with '{' is JSON with id and question; any other is a question whose id is its line number,
+// from 1. Blank lines are passed over but counted. Arguments are numbered from 1.
 Question parse_question_line(std::string_view line, std::size_t number);
 
 class QuestionSource {

@@ -23,7 +23,8 @@ struct Model {
 
 // The groups model, rope, adapters, tokenizer and template. `system` is the system turn given by the user, nullopt: the
 // template's own.
-format::Identity make_model_identity(const Model& model, const ChatTemplate& chat, const std::optional<std::string>& system);
+format::Identity make_model_identity(const Model& model, const ChatTemplate& chat,
+                                     const std::optional<std::string>& system);
 
 // The template a pool was built with, made again from the model at hand. kUnknownTemplate, if this polykv lacks it.
 format::Result<ChatTemplate> chat_template_of(const format::Identity& pool, const Model& model);

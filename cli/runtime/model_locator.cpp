@@ -59,12 +59,14 @@ format::Result<Model> open_model(const std::filesystem::path& path, DigestPolicy
 format::Result<std::filesystem::path> locate_model(const std::optional<std::string>& given) {
   if (given) {
     std::error_code error;
-    if (!std::filesystem::exists(*given, error)) return Error(ErrorCode::kNotFound, "model " + *given + ": no such file or folder");
+    if (!std::filesystem::exists(*given, error))
+      return Error(ErrorCode::kNotFound, "model " + *given + ": no such file or folder");
     return std::filesystem::path(*given);
   }
   std::filesystem::path path = default_model_path();
   if (path.empty()) {
-    return Error(ErrorCode::kMismatch, "no model: name a GGUF file or a Hugging Face folder with -m, or set POLYKV_MODEL");
+    return Error(ErrorCode::kMismatch,
+                 "no model: name a GGUF file or a Hugging Face folder with -m, or set POLYKV_MODEL");
   }
   return path;
 }

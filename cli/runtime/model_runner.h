@@ -1,7 +1,7 @@
 // The two ways a model runs, without a word of LibTorch.
 //
-// The prefill runner (libpolykv_torch.so) reads a document layer by layer and hands each layer's keys and values on; the step
-// runner (step_runner.h, ours) takes a few rows at a time against pools and tails. Each checks the other.
+// The prefill runner (libpolykv_torch.so) reads a document layer by layer and hands each layer's keys and values on;
+// the step runner (step_runner.h, ours) takes a few rows at a time against pools and tails. Each checks the other.
 #pragma once
 
 #include <cstdint>
@@ -29,11 +29,13 @@ enum class NumberType : std::uint8_t { kF32, kBF16 };
 struct PrefillOptions {
   NumberType type = NumberType::kF32;
   std::uint32_t num_threads = 1;
-  // Called after each layer's part of the work: share of all work done, 0 to 1. Returning false stops the run (kInterrupted).
+  // Called after each layer's part of the work: share of all work done, 0 to 1. Returning false stops the run
+  // (kInterrupted).
   std::function<bool(double)> on_progress;
 };
 
-// Layer-outer: one layer's weights are dequantized, all of the document runs through it, the layer is handed on and freed.
+// Layer-outer: one layer's weights are dequantized, all of the document runs through it, the layer is handed on and
+// freed.
 class PrefillRunner {
  public:
   virtual ~PrefillRunner() = default;
@@ -56,8 +58,8 @@ class PrefillRunner {
 NumberType default_prefill_type();
 const char* number_type_name(NumberType type);  // "f32", "bf16"
 
-// Loads libpolykv_torch.so, found beside the program (lib/polykv, ../lib/polykv). LibTorch itself is found by the plug-in's
-// RUNPATH or POLYKV_TORCH_DIR. kNoTorch says how to get it.
+// Loads libpolykv_torch.so, found beside the program (lib/polykv, ../lib/polykv). LibTorch itself is found by the
+// plug-in's RUNPATH or POLYKV_TORCH_DIR. kNoTorch says how to get it.
 format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner();
 
 // The plug-in's one entry: bumped whenever this header's classes change.

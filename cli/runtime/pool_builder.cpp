@@ -40,7 +40,8 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
 // Quantizes one layer after another and hands it to the writer. Buffers are kept from layer to layer.
 class LayerWriter {
  public:
-  LayerWriter(const BuildRequest& request, const format::KvShape& shape, format::PoolWriter& writer, core::Workers& workers)
+  LayerWriter(const BuildRequest& request, const format::KvShape& shape, format::PoolWriter& writer,
+              core::Workers& workers)
       : codec_(request.codec),
         shape_(shape),
         num_sinks_(std::min(shape.num_tokens, format::kNumSinks)),
@@ -53,11 +54,12 @@ class LayerWriter {
 
   Status write(const LayerKv& layer) {
     std::vector<Status> statuses(shape_.num_kv_heads);
-    workers_.run(shape_.num_kv_heads, [&](std::size_t head, std::size_t) { statuses[head] = quantize_head(layer, head); });
+    workers_.run(shape_.num_kv_heads,
+                 [&](std::size_t head, std::size_t) { statuses[head] = quantize_head(layer, head); });
     for (std::size_t head = 0; head < statuses.size(); ++head) {
       if (statuses[head]) continue;
-      return Error(statuses[head].error().code, "layer " + std::to_string(layer.layer) + ", kv_head " + std::to_string(head) +
-                                                    ": " + statuses[head].error().message);
+      return Error(statuses[head].error().code, "layer " + std::to_string(layer.layer) + ", kv_head " +
+                                                    std::to_string(head) + ": " + statuses[head].error().message);
     }
     return writer_.write_layer(layer.layer, pages_, std::as_bytes(std::span(sinks_)), std::as_bytes(std::span(means_)));
   }
@@ -99,7 +101,8 @@ Status check_documents(std::span<const Document> documents) {
     if (document.text.empty()) return Error(ErrorCode::kUnusableText, document.name + ": the document is empty");
     if (const auto offset = find_invalid_utf8(document.text)) {
       return Error(ErrorCode::kUnusableText, *offset,
-                   document.name + ": not UTF-8 at byte " + std::to_string(*offset) + "; convert it first, for example with iconv");
+                   document.name + ": not UTF-8 at byte " + std::to_string(*offset) +
+                       "; convert it first, for example with iconv");
     }
     bytes += document.text.size();
   }
@@ -118,8 +121,9 @@ format::Result<PoolPrompt> make_prompt(const BuildRequest& request) {
     return Error(ErrorCode::kUnusableText, "the text has no token that later text cannot change; add more text");
   }
   if (num_tokens >= context) {
-    return Error(ErrorCode::kUnusableText, "the documents have " + std::to_string(num_tokens) + " tokens with the template; " +
-                                               std::to_string(context - 1) + " fit the model's context");
+    return Error(ErrorCode::kUnusableText, "the documents have " + std::to_string(num_tokens) +
+                                               " tokens with the template; " + std::to_string(context - 1) +
+                                               " fit the model's context");
   }
   return prompt;
 }

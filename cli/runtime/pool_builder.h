@@ -36,8 +36,8 @@ struct BuildRequest {
   std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
 };
 
-// Tokens that a pool of these documents holds. Errors: kUnusableText, when they do not fit the model's context (how many there
-// are and fit) or there is none.
+// Tokens that a pool of these documents holds. Errors: kUnusableText, when they do not fit the model's context (how
+// many there are and fit) or there is none.
 format::Result<PoolPrompt> make_prompt(const BuildRequest& request);
 
 struct BuildReport {

@@ -50,9 +50,10 @@ std::filesystem::path prefill_plugin_path() {
 
 format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner() {
   const std::filesystem::path path = prefill_plugin_path();
-  if (path.empty()) return Error(ErrorCode::kNoTorch, std::string(kPluginName) + " is not beside the program" + kRemedy);
-  // OpenMP's threads sleep between parallel regions instead of spinning: machines are shared, and on a busy one spinning
-  // made a prefill ten times slower. libgomp reads this when it is loaded; a value of the user's stays.
+  if (path.empty())
+    return Error(ErrorCode::kNoTorch, std::string(kPluginName) + " is not beside the program" + kRemedy);
+  // OpenMP's threads sleep between parallel regions instead of spinning: machines are shared, and on a busy one
+  // spinning made a prefill ten times slower. libgomp reads this when it is loaded; a value of the user's stays.
   setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
   POLYKV_CHECK_STATUS(load_libtorch_from_environment());
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

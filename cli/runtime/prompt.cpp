@@ -45,7 +45,8 @@ std::vector<TokenId> finish_prompt(const Tokenizer& tokenizer, const ChatTemplat
 
 }  // namespace
 
-std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat, std::span<const std::string> documents) {
+std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                           std::span<const std::string> documents) {
   std::string text;
   for (const std::string& document : documents) {
     if (&document != &documents.front()) text += "\n\n";
@@ -88,8 +89,7 @@ std::vector<TokenId> make_whole_prompt(const Tokenizer& tokenizer, const ChatTem
   std::span<const PromptPiece> leading;
   const std::string_view before = leading_text(chat, leading);
   append_pieces(tokenizer, leading, ids);
-  const std::vector<TokenId> rest =
-      finish_prompt(tokenizer, chat, std::string(before) + std::string(text), question);
+  const std::vector<TokenId> rest = finish_prompt(tokenizer, chat, std::string(before) + std::string(text), question);
   ids.insert(ids.end(), rest.begin(), rest.end());
   return ids;
 }

@@ -1,8 +1,8 @@
 // What tokens a pool holds, and what tokens a question adds: tokenizing apart equals tokenizing together, always.
 //
 // The prompt is the template's text before the user's content, the documents joined by blank lines, a blank line, the
-// question, the template's text after it. A pool ends at the last place that no following text can change; the text after
-// that place stays open and is tokenized with each question.
+// question, the template's text after it. A pool ends at the last place that no following text can change; the text
+// after that place stays open and is tokenized with each question.
 #pragma once
 
 #include <span>
@@ -17,7 +17,8 @@
 namespace polykv::runtime {
 
 // "documents joined by a blank line", normalized as the tokenizer asks.
-std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat, std::span<const std::string> documents);
+std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                           std::span<const std::string> documents);
 
 struct PoolPrompt {
   format::Tokens tokens;    // with the source text

@@ -33,7 +33,8 @@ std::uint32_t Sampler::sample(std::span<const float> logits) {
   std::vector<double> weights;
   double total = 0.0;
   for (const Candidate& candidate : candidates_) {
-    weights.push_back(std::exp((static_cast<double>(candidate.logit) - candidates_.front().logit) / options_.temperature));
+    weights.push_back(
+        std::exp((static_cast<double>(candidate.logit) - candidates_.front().logit) / options_.temperature));
     total += weights.back();
   }
   // Keep the shortest head that holds top_p of the mass, then those at least min_p as likely as the best (weight 1).

@@ -73,8 +73,9 @@ format::Result<Answer> answer(StepRunner& runner, const ModelFile& model, const 
   const std::uint32_t context = model.config().context_length;
   const std::uint32_t cached = runner.chain_end();
   if (cached + prompt.size() >= context) {
-    return Error(ErrorCode::kUnusableText, "the question has " + std::to_string(prompt.size()) + " tokens and the pool " +
-                                               std::to_string(cached) + ": no room for an answer in the model's context of " +
+    return Error(ErrorCode::kUnusableText, "the question has " + std::to_string(prompt.size()) +
+                                               " tokens and the pool " + std::to_string(cached) +
+                                               ": no room for an answer in the model's context of " +
                                                std::to_string(context));
   }
   const std::uint32_t room = context - cached;

@@ -31,13 +31,13 @@ struct Answer {
   std::uint32_t cached_tokens = 0;  // positions taken from the pool instead of being prefilled
   std::uint32_t prompt_tokens = 0;  // tokens of the question, prefilled now
   std::uint32_t generated_tokens = 0;
-  double ttft_ms = 0.0;      // question taken to first token
-  double decode_tok_s = 0.0; // tokens after the first
+  double ttft_ms = 0.0;       // question taken to first token
+  double decode_tok_s = 0.0;  // tokens after the first
   double total_ms = 0.0;
 };
 
-// Answers one question. `prompt` is make_question_tokens' result. `on_text` gets whole characters as they become certain (what
-// may be the beginning of a stop string is held back); returning false ends the run with kInterrupted.
+// Answers one question. `prompt` is make_question_tokens' result. `on_text` gets whole characters as they become
+// certain (what may be the beginning of a stop string is held back); returning false ends the run with kInterrupted.
 // Errors: kUnusableText (no room for the question), kInterrupted, what StepRunner::step gives.
 format::Result<Answer> answer(StepRunner& runner, const ModelFile& model, const Tokenizer& tokenizer,
                               std::span<const TokenId> prompt, const AnswerOptions& options,

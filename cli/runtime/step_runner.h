@@ -1,7 +1,8 @@
-// The step runner: a few rows at a time, weights used in place from the mapped file, attention straight on the pools' pages.
+// The step runner: a few rows at a time, weights used in place from the mapped file, attention straight on the pools'
+// pages.
 //
-// What question and answer run on. A row's logits depend on nothing but the row: not on the rows beside it (other agents,
-// other question tokens), the number of threads or the process.
+// What question and answer run on. A row's logits depend on nothing but the row: not on the rows beside it (other
+// agents, other question tokens), the number of threads or the process.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +40,9 @@ class StepRunner {
   StepRunner(const StepRunner&) = delete;
   StepRunner& operator=(const StepRunner&) = delete;
 
-  // All agents' tokens go through together; kMaxStepRows at most in all. Tails must differ from each other. Token positions
-  // are those after the chain's end and the tail. Errors: kBadChecksum (a chunk touched for the first time); the tails are
-  // then as before.
+  // All agents' tokens go through together; kMaxStepRows at most in all. Tails must differ from each other. Token
+  // positions are those after the chain's end and the tail. Errors: kBadChecksum (a chunk touched for the first time);
+  // the tails are then as before.
   format::Status step(std::span<const AgentStep> agents);
 
   // Position of a tail's first token.

@@ -77,7 +77,10 @@ with Workplace() as place:
     # Ctrl-C and SIGTERM during a build: the right status, the old pool untouched, nothing left behind.
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = subprocess.Popen(
-            [PROGRAM, "build", TEXT, "-o", "tiny.pkv", "--force"], cwd=work, env=environment(place.path), stderr=subprocess.PIPE
+            [PROGRAM, "build", TEXT, "-o", "tiny.pkv", "--force"],
+            cwd=work,
+            env=environment(place.path),
+            stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + 120
         while not any(name.startswith(".tiny.pkv.tmp") for name in place.files()) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The demonstration: every question of fixtures/text is answered rightly, compressed and in float16, from one pool file."""
+"""The demonstration: every question of fixtures/text is answered rightly, compressed and in float16."""
 
 import json
 
@@ -33,7 +33,9 @@ with Workplace() as place:
     # A stop string ends an answer before it; a seed repeats.
     out, _ = place.run("ask", "k5v4.pkv", questions[0][1], "--stop", " pays", "--json")
     expect(json.loads(out)["answer"] == "The Harbour Cooperative" and json.loads(out)["stop_reason"] == "stop", out)
-    sampled = [place.run("ask", "k5v4.pkv", "Tell me a story.", "--temp", "1", "--seed", "7", "-n", "12") for _ in range(2)]
+    sampled = [
+        place.run("ask", "k5v4.pkv", "Tell me a story.", "--temp", "1", "--seed", "7", "-n", "12") for _ in range(2)
+    ]
     expect(sampled[0] == sampled[1], sampled)
 
     # The pool's own text builds the same pool again, but for how it was named.

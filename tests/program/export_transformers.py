@@ -1,4 +1,4 @@
-"""The README's Hugging Face snippet, as it stands there: an exported pool continues in transformers as its own cache does.
+"""The README's Hugging Face snippet, as it stands there: an exported pool goes on in transformers.
 
 Run with a Python that has torch and transformers 4.57.6 (./dev test sets it up).
 """
@@ -33,7 +33,19 @@ with Workplace() as place:
     os.chdir(work)
     text = "The keeper of the light wrote in the book every evening. " * 3
     for codec, expected_equal in (("f16", True), ("k8v3", None)):
-        place.run("build", "-", "-o", f"{codec}.pkv", "-m", MODEL_DIR, "--codec", codec, "--prefill-type", "f32", stdin=text.encode())
+        place.run(
+            "build",
+            "-",
+            "-o",
+            f"{codec}.pkv",
+            "-m",
+            MODEL_DIR,
+            "--codec",
+            codec,
+            "--prefill-type",
+            "f32",
+            stdin=text.encode(),
+        )
         place.run("export", f"{codec}.pkv", "-o", f"{codec}.safetensors")
         mine = continue_from(work / f"{codec}.safetensors")
         with safe_open(work / f"{codec}.safetensors", "pt") as file:

@@ -13,7 +13,11 @@ MODEL = ROOT / ".deps/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def environment(folder):
     """An environment of the test's own: no user's index or cache, no options from outside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYKV_") or name == "POLYKV_TORCH_DIR"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("POLYKV_") or name == "POLYKV_TORCH_DIR"
+    }
     return {**kept, "XDG_CACHE_HOME": f"{folder}/cache", "XDG_DATA_HOME": f"{folder}/data", "POLYKV_MODEL": str(MODEL)}
 
 
@@ -40,7 +44,9 @@ class Workplace:
             timeout=timeout,
         )
         out, err = done.stdout.decode("utf-8", "backslashreplace"), done.stderr.decode("utf-8", "backslashreplace")
-        expect(done.returncode == status, f"polykv {arguments}: status {done.returncode}, expected {status}\n{out}{err}")
+        expect(
+            done.returncode == status, f"polykv {arguments}: status {done.returncode}, expected {status}\n{out}{err}"
+        )
         return out, err
 
     def files(self):

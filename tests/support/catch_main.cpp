@@ -1,4 +1,5 @@
-// main() of every test program. Tests that lack ../shared/data call polykv::tests::skip (data.h), which is counted here.
+// main() of every test program. Tests that lack ../shared/data call polykv::tests::skip (data.h), which is counted
+// here.
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_session.hpp>
 #else

@@ -10,7 +10,8 @@
 
 namespace polykv::tests {
 
-// Printed lines are counted by `./dev test`: a skipped test is neither passed nor failed. Return from the test after it.
+// Printed lines are counted by `./dev test`: a skipped test is neither passed nor failed. Return from the test after
+// it.
 inline void skip(std::string_view what) { std::cout << "SKIPPED: " << what << std::endl; }
 
 // The folder of evaluation data, if it is there: $POLYKV_DATA, or ../shared/data beside the checkout.

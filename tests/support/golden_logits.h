@@ -26,7 +26,9 @@ struct GoldenLogits {
   float greedy_gap;  // smallest gap between first and second logit on the way
 };
 
-inline std::filesystem::path fixture_models() { return std::filesystem::path(POLYKV_SOURCE_DIR) / "fixtures" / "models"; }
+inline std::filesystem::path fixture_models() {
+  return std::filesystem::path(POLYKV_SOURCE_DIR) / "fixtures" / "models";
+}
 
 inline GoldenLogits load_golden(const std::string& name) {
   const auto bytes = format::read_file(fixture_models() / "golden" / (name + ".json"));
@@ -47,9 +49,9 @@ inline std::filesystem::path model_path(const std::string& name) {
 }
 
 inline const std::vector<std::string>& model_fixtures() {
-  static const std::vector<std::string> names = {
-      "llama-gqa-bf16",        "llama-gqa-q8_0",      "llama-mha-q4_0-v2", "llama-mqa-bias-f16",
-      "llama-mqa-sharded-f16", "llama-shifted-mixed", "qwen2-gqa-q4_1",    "qwen2-mha-odd-mixed"};
+  static const std::vector<std::string> names = {"llama-gqa-bf16",     "llama-gqa-q8_0",        "llama-mha-q4_0-v2",
+                                                 "llama-mqa-bias-f16", "llama-mqa-sharded-f16", "llama-shifted-mixed",
+                                                 "qwen2-gqa-q4_1",     "qwen2-mha-odd-mixed"};
   return names;
 }
 

@@ -9,8 +9,8 @@
 namespace polykv::tests {
 
 // Logits [tokens.size()][vocab_size] of all positions, `block` tokens a step.
-inline std::vector<float> step_logits(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens, std::size_t block,
-                                      core::Workers& workers) {
+inline std::vector<float> step_logits(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens,
+                                      std::size_t block, core::Workers& workers) {
   runtime::StepRunner runner(model, {}, workers);
   core::Tail tail = runner.make_tail(static_cast<std::uint32_t>(tokens.size()));
   const std::size_t vocab = model.config().vocab_size;

@@ -9,6 +9,7 @@ and 10 % in values, k4v3 by 10 % and 19 %: the Lloyd-Max error of a Gaussian). E
 Prints one line an answer: the variant, ok or WRONG, the smallest lead in log probability of a chosen token over the
 next best before the wanted words were complete, the question and the answer. Exit status 1 if anything is wrong.
 """
+
 import argparse
 import math
 import os.path
@@ -124,8 +125,8 @@ def main():
         cache = model(torch.tensor([prefix]), use_cache=True, logits_to_keep=1).past_key_values
         for variant in arguments.variants.split(","):
             layers = altered(cache, variant)
-            for (_, question, wanted), prompt in zip(rows, prompts):
-                text, lead = answer(model, tokenizer, layers, prompt[len(prefix):], wanted)
+            for (_, question, wanted), prompt in zip(rows, prompts, strict=True):
+                text, lead = answer(model, tokenizer, layers, prompt[len(prefix) :], wanted)
                 num_wrong += wanted not in text
                 verdict = "ok   " if wanted in text else "WRONG"
                 print(f"{variant:8s} {verdict} {lead:5.2f}  {question} -> {text!r}", flush=True)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """spec/codecs.md in numpy, from the specification alone and in its order: quantizes and lays out pages.
 
-    codec_reference.py vectors    the table of spec/test-vectors.md (SHA-256 of the pages of generated inputs)
-    codec_reference.py signs      the rotation's signs as hex
-    codec_reference.py example    the worked example of spec/codecs.md
+codec_reference.py vectors    the table of spec/test-vectors.md (SHA-256 of the pages of generated inputs)
+codec_reference.py signs      the rotation's signs as hex
+codec_reference.py example    the worked example of spec/codecs.md
 """
+
 import hashlib
 import math
 import sys
@@ -18,11 +19,51 @@ POSITIVE = {
     3: [14, 45, 79, 127],
     4: [6, 18, 31, 44, 58, 75, 96, 127],
     5: [3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 61, 70, 79, 90, 105, 127],
-    6: [1, 3, 6, 8, 10, 13, 15, 17, 20, 22, 24, 27, 30, 32, 35, 38,
-        40, 43, 46, 49, 53, 56, 60, 64, 68, 73, 78, 84, 91, 99, 110, 127],
+    6: [
+        1,
+        3,
+        6,
+        8,
+        10,
+        13,
+        15,
+        17,
+        20,
+        22,
+        24,
+        27,
+        30,
+        32,
+        35,
+        38,
+        40,
+        43,
+        46,
+        49,
+        53,
+        56,
+        60,
+        64,
+        68,
+        73,
+        78,
+        84,
+        91,
+        99,
+        110,
+        127,
+    ],
 }
-STEP_BITS = {1: 0x3BCDDDE5, 2: 0x3C42DB13, 3: 0x3C8ACF19, 4: 0x3CB04346, 5: 0x3CD25480, 6: 0x3CF18260,
-             7: 0x3D010204, 8: 0x3D010204}
+STEP_BITS = {
+    1: 0x3BCDDDE5,
+    2: 0x3C42DB13,
+    3: 0x3C8ACF19,
+    4: 0x3CB04346,
+    5: 0x3CD25480,
+    6: 0x3CF18260,
+    7: 0x3D010204,
+    8: 0x3D010204,
+}
 F16 = 16
 
 
@@ -77,7 +118,7 @@ def quantize_rotated(x, bits):
     for d in range(head_dim):
         partial[:, d % 16] += y[:, d] * y[:, d]
     for half in (8, 4, 2, 1):
-        partial = partial[:, :half] + partial[:, half:2 * half]
+        partial = partial[:, :half] + partial[:, half : 2 * half]
     total = partial[:, 0]
     codes, scales = np.zeros((count, head_dim), np.uint8), np.zeros(count, np.float16)
     boundaries = ((integers[:-1] + integers[1:]) / 2).astype(f32)
@@ -97,12 +138,12 @@ def quantize_q8(x):
     count, head_dim = x.shape
     codes, scales = np.zeros((count, head_dim), np.uint8), []
     for begin in range(0, head_dim, 32):
-        block = x[:, begin:begin + 32]
+        block = x[:, begin : begin + 32]
         scale = (np.abs(block).max(1) / f32(127)).astype(np.float16)
         scales.append(scale)
         used = scale != 0
         rounded = np.rint(block[used] / scale[used].astype(f32)[:, None])
-        codes[used, begin:begin + 32] = np.clip(rounded, -127, 127).astype(np.int8).view(np.uint8)
+        codes[used, begin : begin + 32] = np.clip(rounded, -127, 127).astype(np.int8).view(np.uint8)
     return codes, np.stack(scales)
 
 
@@ -119,7 +160,7 @@ def pack(groups, bits):
             size = 8 * width
             planes = np.zeros((len(groups), size), np.uint8)
             for j in range(8 // width):
-                planes |= part[:, j * size:(j + 1) * size] << (j * width)
+                planes |= part[:, j * size : (j + 1) * size] << (j * width)
         out.append(planes.astype(np.uint8).tobytes())
         shift += width
     return b"".join(out)
@@ -150,15 +191,17 @@ def side(x, mean, bits, is_key):
     padded[:count, :head_dim] = codes
     padded_scales = np.zeros((len(scales), tiles * 16), np.float16)
     padded_scales[:, :count] = scales
-    return (padded_scales.reshape(-1, tiles, 16).transpose(1, 0, 2).astype("<f2").tobytes(),
-            b"".join(pack(tile_groups(tile, is_key), bits) for tile in padded.reshape(tiles, 16, width)))
+    return (
+        padded_scales.reshape(-1, tiles, 16).transpose(1, 0, 2).astype("<f2").tobytes(),
+        b"".join(pack(tile_groups(tile, is_key), bits) for tile in padded.reshape(tiles, 16, width)),
+    )
 
 
 def quantize_run(keys, values, mean, key_bits, value_bits):
     pages = b""
     for begin in range(0, len(keys), 64):
-        key_scales, key_tiles = side(keys[begin:begin + 64], mean, key_bits, True)
-        value_scales, value_tiles = side(values[begin:begin + 64], mean, value_bits, False)
+        key_scales, key_tiles = side(keys[begin : begin + 64], mean, key_bits, True)
+        value_scales, value_tiles = side(values[begin : begin + 64], mean, value_bits, False)
         page = key_scales + value_scales + key_tiles + value_tiles
         pages += page + bytes(-len(page) % 64)
     return pages
@@ -214,7 +257,7 @@ def main():
             print(f"| {name(bits)} | {head_dim} | {count} | {len(pages)} | {hashlib.sha256(pages).hexdigest()} |")
     elif command == "signs":
         packed = np.packbits(NEGATIVE, bitorder="little").tobytes()
-        print("\n".join(packed[i:i + 16].hex(" ") for i in range(0, 64, 16)))
+        print("\n".join(packed[i : i + 16].hex(" ") for i in range(0, 64, 16)))
     elif command == "example":
         x = np.array([[1, 2, 3, 4, 5, 6, 7, 8]], np.float16)
         codes, scales = quantize_rotated(x.astype(f32), 2)

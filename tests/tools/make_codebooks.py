@@ -4,6 +4,7 @@
 Standard library only. Converges in double precision to about 1e-14; the closest that any centroid comes to a rounding
 boundary is 0.012 of an integer (6 bits), so the integers are certain.
 """
+
 import math
 import struct
 

@@ -11,6 +11,7 @@ gap between the first and the second logit on the way (a runner whose logits are
 the same tokens). golden/tensors.json: per model and tensor the SHA-256 of its float32 values in stored order.
 golden/rope.json: inverse frequencies of transformers for RoPE settings of known models.
 """
+
 import hashlib
 import json
 import os
@@ -34,11 +35,19 @@ who lived on the near side and baked on the other, took to sleeping among his sa
 carried letters, medicine and gossip across, and every Friday the whole town came down to see who had written."""
 QUESTION = "Where did the baker sleep while the bridge was closed?"
 
-HF_NAMES = [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"),
-            ("attn_norm", "input_layernorm"), ("attn_q", "self_attn.q_proj"), ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"), ("attn_output", "self_attn.o_proj"),
-            ("ffn_norm", "post_attention_layernorm"), ("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"),
-            ("ffn_down", "mlp.down_proj")]
+HF_NAMES = [
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+]
 
 
 def hf_name(name):
@@ -64,11 +73,18 @@ def load_gguf(path):
         return default if field is None else field.contents()
 
     heads, hidden = get("attention.head_count"), get("embedding_length")
-    config = {"model_type": arch, "hidden_size": hidden, "num_attention_heads": heads,
-              "num_key_value_heads": get("attention.head_count_kv", heads), "num_hidden_layers": get("block_count"),
-              "intermediate_size": get("feed_forward_length"), "max_position_embeddings": get("context_length"),
-              "rms_norm_eps": get("attention.layer_norm_rms_epsilon"), "rope_theta": get("rope.freq_base", 10000.0),
-              "head_dim": get("attention.key_length", hidden // heads)}
+    config = {
+        "model_type": arch,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": get("attention.head_count_kv", heads),
+        "num_hidden_layers": get("block_count"),
+        "intermediate_size": get("feed_forward_length"),
+        "max_position_embeddings": get("context_length"),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "rope_theta": get("rope.freq_base", 10000.0),
+        "head_dim": get("attention.key_length", hidden // heads),
+    }
     if get("rope.scaling.type") == "linear":
         config["rope_scaling"] = {"rope_type": "linear", "factor": get("rope.scaling.factor")}
     stored, tensors, divisors = {}, {}, None
@@ -145,7 +161,7 @@ def random_tokens(vocab_size):
     for _ in range(NUM_TOKENS * 2 // 3):
         state = (state * 1103515245 + 12345) % 2**31
         out.append((state >> 8) % (vocab_size - 3))
-    return out + out[:NUM_TOKENS - len(out)]
+    return out + out[: NUM_TOKENS - len(out)]
 
 
 def chatml_tokens(path):
@@ -155,28 +171,55 @@ def chatml_tokens(path):
     vocab = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     tokenizer = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(vocab)}, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    control = [text for text, kind in zip(vocab, fields["tokenizer.ggml.token_type"].contents()) if kind == 3]
+    control = [
+        text for text, kind in zip(vocab, fields["tokenizer.ggml.token_type"].contents(), strict=True) if kind == 3
+    ]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control])
-    text = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-            f"<|im_start|>user\n{PARAGRAPH}\n\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n")
+    text = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        f"<|im_start|>user\n{PARAGRAPH}\n\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    )
     return text, tokenizer.encode(text).ids, tokenizer
 
 
-ROPE = [{"theta": 10000.0, "head_dim": 64}, {"theta": 1e6, "head_dim": 40},
-        {"theta": 10000.0, "head_dim": 128, "rope_type": "linear", "factor": 4.0},
-        {"theta": 500000.0, "head_dim": 128, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},  # Llama 3.1 8B
-        {"theta": 500000.0, "head_dim": 64, "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
-         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}]  # Llama 3.2 1B
+ROPE = [
+    {"theta": 10000.0, "head_dim": 64},
+    {"theta": 1e6, "head_dim": 40},
+    {"theta": 10000.0, "head_dim": 128, "rope_type": "linear", "factor": 4.0},
+    {
+        "theta": 500000.0,
+        "head_dim": 128,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },  # Llama 3.1 8B
+    {
+        "theta": 500000.0,
+        "head_dim": 64,
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+]  # Llama 3.2 1B
 
 
 def rope_frequencies(settings):
     scaling = {key: value for key, value in settings.items() if key not in ("theta", "head_dim")}
-    config = LlamaConfig(hidden_size=settings["head_dim"], num_attention_heads=1, rope_theta=settings["theta"],
-                         max_position_embeddings=131072, rope_scaling=scaling or None)
+    config = LlamaConfig(
+        hidden_size=settings["head_dim"],
+        num_attention_heads=1,
+        rope_theta=settings["theta"],
+        max_position_embeddings=131072,
+        rope_scaling=scaling or None,
+    )
     frequencies, _ = ROPE_INIT_FUNCTIONS[settings.get("rope_type", "default")](config, "cpu")
     return settings | {"inverse_frequencies": [float(f"{value:.9g}") for value in frequencies.tolist()]}
 
@@ -200,10 +243,15 @@ def main(folder, extra):
             config, tensors, divisors, stored = load_folder(path)
         else:
             continue
-        all_stored[entry] = {name: {"type": kind, "shape": list(values.shape),
-                                    "sha256": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
-                                    "first": [float(v) for v in values.flatten()[:4]]}
-                             for name, (kind, values) in sorted(stored.items())}
+        all_stored[entry] = {
+            name: {
+                "type": kind,
+                "shape": list(values.shape),
+                "sha256": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
+                "first": [float(v) for v in values.flatten()[:4]],
+            }
+            for name, (kind, values) in sorted(stored.items())
+        }
         tokens = random_tokens(config["vocab_size"])
         result = golden(build(config, tensors, divisors), tokens, [0, 1, 7, 31, 63, 64, 95])
         write(f"{out}/{entry.removesuffix('.gguf')}.json", {"model": entry} | result)

@@ -4,6 +4,7 @@ usage: make_models.py OUT_DIR            (OUT_DIR is fixtures/models; its README
 needs: numpy==2.4.6 gguf==0.19.0 safetensors==0.8.0 tokenizers==0.22.2 torch==2.13.0
 Running it twice gives the same bytes. fixtures/models/README.md says what each model is for.
 """
+
 import json
 import os
 import struct
@@ -18,8 +19,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 VOCAB = 320
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-QWEN2_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 # Text of our own, enough for 61 merges.
 TEXT = """The keeper of the lighthouse wrote one line in the log every evening: the wind, the ships that passed, and how
@@ -29,9 +32,11 @@ down. In the morning there was a boat at the landing. "We saw you all night," sa
 They had 24 crates, two letters and a goat. The goat stayed, the letters were read aloud, and the crates went to the
 cellar.
 """
-TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
-            "'<|im_end|>' + '\n' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def make_tokenizer(pre):
@@ -49,23 +54,46 @@ def make_tokenizer(pre):
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(
-        vocab_size=VOCAB - len(CONTROL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[], show_progress=False))
+    tokenizer.train_from_iterator(
+        [TEXT],
+        trainers.BpeTrainer(
+            vocab_size=VOCAB - len(CONTROL),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            special_tokens=[],
+            show_progress=False,
+        ),
+    )
     assert tokenizer.get_vocab_size() == VOCAB - len(CONTROL)
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
     if pre == "llama-bpe":
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<|endoftext|> $A", pair="<|endoftext|> $A <|endoftext|> $B",
-            special_tokens=[("<|endoftext|>", VOCAB - 3)])
+            single="<|endoftext|> $A",
+            pair="<|endoftext|> $A <|endoftext|> $B",
+            special_tokens=[("<|endoftext|>", VOCAB - 3)],
+        )
     return tokenizer
 
 
 class Model:
     """Shape and weights, in Hugging Face's names and order (RoPE in half-split order)."""
 
-    def __init__(self, seed, arch, head_dim, heads, kv_heads, ffn=64, hidden=64, layers=2, tied=True, bias=False,
-                 theta=10000.0, context=512, scaling=None, pre="gpt-2"):
+    def __init__(
+        self,
+        seed,
+        arch,
+        head_dim,
+        heads,
+        kv_heads,
+        ffn=64,
+        hidden=64,
+        layers=2,
+        tied=True,
+        bias=False,
+        theta=10000.0,
+        context=512,
+        scaling=None,
+        pre="gpt-2",
+    ):
         self.arch, self.head_dim, self.heads, self.kv_heads = arch, head_dim, heads, kv_heads
         self.ffn, self.hidden, self.layers, self.tied, self.bias = ffn, hidden, layers, tied, bias
         self.theta, self.context, self.scaling, self.pre = theta, context, scaling, pre
@@ -116,11 +144,22 @@ def write_hf(folder, model, types, shards=1, shift=0, rope_parameters=False):
     os.makedirs(folder, exist_ok=True)
     classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
     config = {
-        "architectures": [classes[model.arch]], "model_type": model.arch, "hidden_act": "silu",
-        "hidden_size": model.hidden, "intermediate_size": model.ffn, "num_hidden_layers": model.layers,
-        "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim,
-        "max_position_embeddings": model.context, "rms_norm_eps": 1e-05, "tie_word_embeddings": model.tied,
-        "vocab_size": VOCAB, "bos_token_id": VOCAB - 3, "eos_token_id": VOCAB - 1, "attention_bias": model.bias,
+        "architectures": [classes[model.arch]],
+        "model_type": model.arch,
+        "hidden_act": "silu",
+        "hidden_size": model.hidden,
+        "intermediate_size": model.ffn,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "max_position_embeddings": model.context,
+        "rms_norm_eps": 1e-05,
+        "tie_word_embeddings": model.tied,
+        "vocab_size": VOCAB,
+        "bos_token_id": VOCAB - 3,
+        "eos_token_id": VOCAB - 1,
+        "attention_bias": model.bias,
     }
     if model.head_dim * model.heads == model.hidden:
         del config["head_dim"]  # so that a reader must derive it
@@ -138,18 +177,27 @@ def write_hf(folder, model, types, shards=1, shift=0, rope_parameters=False):
         write_safetensors(f"{folder}/model.safetensors", tensors, shift)
     else:
         names = sorted(tensors)
-        files = {name: f"model-{i * shards // len(names) + 1:05}-of-{shards:05}.safetensors"
-                 for i, name in enumerate(names)}
+        files = {
+            name: f"model-{i * shards // len(names) + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(names)
+        }
         for file in sorted(set(files.values())):
             write_safetensors(f"{folder}/{file}", {n: tensors[n] for n in names if files[n] == file}, shift)
         total = sum(t.numel() * t.element_size() for t in tensors.values())
         write_json(f"{folder}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
 
     make_tokenizer(model.pre).save(f"{folder}/tokenizer.json", pretty=False)
-    write_json(f"{folder}/tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": CONTROL[0], "eos_token": CONTROL[2],
-        "add_bos_token": model.pre == "llama-bpe", "chat_template": TEMPLATE, "clean_up_tokenization_spaces": False,
-        "model_max_length": model.context})
+    write_json(
+        f"{folder}/tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": CONTROL[0],
+            "eos_token": CONTROL[2],
+            "add_bos_token": model.pre == "llama-bpe",
+            "chat_template": TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": model.context,
+        },
+    )
     write_json(f"{folder}/generation_config.json", {"bos_token_id": VOCAB - 3, "eos_token_id": [VOCAB - 1, VOCAB - 3]})
 
 
@@ -157,17 +205,27 @@ def write_safetensors(path, tensors, shift):
     """`shift` moves the data: the header is padded so that it begins that many bytes past a multiple of 8."""
     blob = save(tensors, metadata={"format": "pt"})
     (header_bytes,) = struct.unpack("<Q", blob[:8])
-    header = blob[8:8 + header_bytes].rstrip(b" ")
+    header = blob[8 : 8 + header_bytes].rstrip(b" ")
     header += b" " * ((shift - len(header)) % 8)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header + blob[8 + header_bytes:])
+        file.write(struct.pack("<Q", len(header)) + header + blob[8 + header_bytes :])
 
 
-GGUF_NAMES = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output"),
-              ("model.layers", "blk"), ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"),
-              ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
-              ("self_attn.o_proj", "attn_output"), ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"),
-              ("mlp.down_proj", "ffn_down")]
+GGUF_NAMES = [
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("model.layers", "blk"),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+]
 
 
 def gguf_name(name):
@@ -244,6 +302,7 @@ def write_gguf(path, model, types, name, version=3, shift=0):
 def rewrite_gguf(path, version, shift):
     """Another version number (2 and 3 differ in nothing else), and all tensors `shift` bytes further on."""
     from gguf import GGUFReader
+
     reader = GGUFReader(path)
     blob = bytearray(open(path, "rb").read())
     blob[4:8] = struct.pack("<I", version)
@@ -263,34 +322,105 @@ def main(out):
     os.makedirs(out, exist_ok=True)
     Q = GGMLQuantizationType
     bf16, f16, f32 = torch.bfloat16, torch.float16, torch.float32
-    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-              "original_max_position_embeddings": 64}
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
 
-    write_hf(f"{out}/llama-gqa-bf16", Model(51, "llama", head_dim=16, heads=4, kv_heads=2, ffn=96, pre="smollm"),
-             [("", bf16)])
-    write_hf(f"{out}/llama-mqa-sharded-f16",
-             Model(2, "llama", head_dim=40, heads=2, kv_heads=1, ffn=48, tied=False, theta=500000.0,
-                   scaling=llama3, pre="llama-bpe"), [("", f16)], shards=3)
-    write_hf(f"{out}/qwen2-mha-odd-mixed",
-             Model(53, "qwen2", head_dim=64, heads=2, kv_heads=2, ffn=32, bias=True, theta=1e6,
-                   scaling={"rope_type": "linear", "factor": 4.0}, pre="qwen2"),
-             [("norm", f32), ("bias", f32), ("mlp", bf16), ("", f16)],
-             shift=1, rope_parameters=True)
-    write_gguf(f"{out}/llama-gqa-q8_0.gguf", Model(44, "llama", head_dim=16, heads=4, kv_heads=2, ffn=96, layers=3),
-               [("", Q.Q8_0)], "tiny llama gqa q8_0")
-    write_gguf(f"{out}/llama-mha-q4_0-v2.gguf",
-               Model(45, "llama", head_dim=8, heads=8, kv_heads=8, ffn=128, tied=False,
-                     scaling={"rope_type": "linear", "factor": 2.5}, pre="smollm"),
-               [("lm_head", Q.Q8_0), ("", Q.Q4_0)], "tiny llama mha q4_0", version=2)
-    write_gguf(f"{out}/qwen2-gqa-q4_1.gguf",
-               Model(6, "qwen2", head_dim=64, heads=4, kv_heads=2, ffn=96, bias=True, theta=1e6, pre="qwen2"),
-               [("", Q.Q4_1)], "tiny qwen2 gqa q4_1")
-    write_gguf(f"{out}/llama-mqa-bias-f16.gguf",
-               Model(27, "llama", head_dim=40, heads=3, kv_heads=1, bias=True, theta=500000.0, scaling=llama3,
-                     pre="llama-bpe"), [("", Q.F16)], "tiny llama mqa f16")
-    write_gguf(f"{out}/llama-shifted-mixed.gguf", Model(8, "llama", head_dim=64, heads=2, kv_heads=1),
-               [("embed", Q.Q4_1), ("layers.0.self_attn.k", Q.F32), ("layers.0", Q.BF16), ("q_proj", Q.Q8_0),
-                ("mlp", Q.F16), ("", Q.Q4_0)], "tiny llama shifted", shift=32)
+    write_hf(
+        f"{out}/llama-gqa-bf16",
+        Model(51, "llama", head_dim=16, heads=4, kv_heads=2, ffn=96, pre="smollm"),
+        [("", bf16)],
+    )
+    write_hf(
+        f"{out}/llama-mqa-sharded-f16",
+        Model(
+            2,
+            "llama",
+            head_dim=40,
+            heads=2,
+            kv_heads=1,
+            ffn=48,
+            tied=False,
+            theta=500000.0,
+            scaling=llama3,
+            pre="llama-bpe",
+        ),
+        [("", f16)],
+        shards=3,
+    )
+    write_hf(
+        f"{out}/qwen2-mha-odd-mixed",
+        Model(
+            53,
+            "qwen2",
+            head_dim=64,
+            heads=2,
+            kv_heads=2,
+            ffn=32,
+            bias=True,
+            theta=1e6,
+            scaling={"rope_type": "linear", "factor": 4.0},
+            pre="qwen2",
+        ),
+        [("norm", f32), ("bias", f32), ("mlp", bf16), ("", f16)],
+        shift=1,
+        rope_parameters=True,
+    )
+    write_gguf(
+        f"{out}/llama-gqa-q8_0.gguf",
+        Model(44, "llama", head_dim=16, heads=4, kv_heads=2, ffn=96, layers=3),
+        [("", Q.Q8_0)],
+        "tiny llama gqa q8_0",
+    )
+    write_gguf(
+        f"{out}/llama-mha-q4_0-v2.gguf",
+        Model(
+            45,
+            "llama",
+            head_dim=8,
+            heads=8,
+            kv_heads=8,
+            ffn=128,
+            tied=False,
+            scaling={"rope_type": "linear", "factor": 2.5},
+            pre="smollm",
+        ),
+        [("lm_head", Q.Q8_0), ("", Q.Q4_0)],
+        "tiny llama mha q4_0",
+        version=2,
+    )
+    write_gguf(
+        f"{out}/qwen2-gqa-q4_1.gguf",
+        Model(6, "qwen2", head_dim=64, heads=4, kv_heads=2, ffn=96, bias=True, theta=1e6, pre="qwen2"),
+        [("", Q.Q4_1)],
+        "tiny qwen2 gqa q4_1",
+    )
+    write_gguf(
+        f"{out}/llama-mqa-bias-f16.gguf",
+        Model(
+            27, "llama", head_dim=40, heads=3, kv_heads=1, bias=True, theta=500000.0, scaling=llama3, pre="llama-bpe"
+        ),
+        [("", Q.F16)],
+        "tiny llama mqa f16",
+    )
+    write_gguf(
+        f"{out}/llama-shifted-mixed.gguf",
+        Model(8, "llama", head_dim=64, heads=2, kv_heads=1),
+        [
+            ("embed", Q.Q4_1),
+            ("layers.0.self_attn.k", Q.F32),
+            ("layers.0", Q.BF16),
+            ("q_proj", Q.Q8_0),
+            ("mlp", Q.F16),
+            ("", Q.Q4_0),
+        ],
+        "tiny llama shifted",
+        shift=32,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/unit/core/weight_vectors.inc: rows quantized and dequantized by the gguf package (0.19.0), which is ggml's own
-Python. Usage: python3 tests/tools/make_weight_vectors.py > tests/unit/core/weight_vectors.inc
+"""Makes tests/unit/core/weight_vectors.inc: rows quantized and dequantized by the gguf package (0.19.0).
+
+Usage: python3 tests/tools/make_weight_vectors.py > tests/unit/core/weight_vectors.inc
 """
 
 import gguf
@@ -11,7 +12,7 @@ TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 
 
 def random_row(rng):
-    """Three blocks: ordinary weights, weights so small that the scale is a float16 subnormal, and one-sided large ones."""
+    """Three blocks: ordinary weights, weights whose scale is a float16 subnormal, and one-sided large ones."""
     blocks = [
         rng.normal(0.0, 0.05, 32),
         rng.normal(0.0, 2.0e-6, 32),

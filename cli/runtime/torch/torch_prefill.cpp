@@ -1,8 +1,8 @@
 // The prefill runner on LibTorch: layer-outer, so that no converted copy of the model ever exists.
 //
-// One layer's weights are dequantized, the whole document runs through them in chunks, the layer's keys and values are handed
-// on, and the next layer begins. The residual stream stays float; matrix products run in the chosen type. This is the only
-// file that includes LibTorch's headers or catches its exceptions.
+// One layer's weights are dequantized, the whole document runs through them in chunks, the layer's keys and values are
+// handed on, and the next layer begins. The residual stream stays float; matrix products run in the chosen type. This
+// is the only file that includes LibTorch's headers or catches its exceptions.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -25,9 +25,9 @@ using format::Error;
 using format::ErrorCode;
 using format::Status;
 
-constexpr std::int64_t kRowChunk = 1024;     // tokens of a chunk in the linear layers: bounds their working memory
-constexpr std::int64_t kQueryBlock = 256;    // queries of an attention block
-constexpr std::int64_t kVocabChunk = 8192;   // rows of the output matrix dequantized at a time
+constexpr std::int64_t kRowChunk = 1024;    // tokens of a chunk in the linear layers: bounds their working memory
+constexpr std::int64_t kQueryBlock = 256;   // queries of an attention block
+constexpr std::int64_t kVocabChunk = 8192;  // rows of the output matrix dequantized at a time
 
 // Thrown inside this file only, to leave LibTorch's call stack with an error of ours.
 struct Stop {
@@ -196,7 +196,8 @@ class TorchPrefill final : public PrefillRunner {
           throw Stop{Error(ErrorCode::kInterrupted, "interrupted")};
         }
       };
-      run_layer(Layer(model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden, progress, on_layer);
+      run_layer(Layer(model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden, progress,
+                on_layer);
     }
     return hidden;
   }
@@ -218,7 +219,8 @@ class TorchPrefill final : public PrefillRunner {
       at::Tensor heads = projected.view({rows, num_q + 2 * num_kv, dim});
       at::Tensor rotated = heads.narrow(1, 0, num_q + num_kv);
       apply_rope(rotated, cos.narrow(0, row, rows), sin.narrow(0, row, rows));
-      query.narrow(2, row, rows).copy_(heads.narrow(1, 0, num_q).view({rows, num_kv, num_q / num_kv, dim}).permute({1, 2, 0, 3}));
+      query.narrow(2, row, rows)
+          .copy_(heads.narrow(1, 0, num_q).view({rows, num_kv, num_q / num_kv, dim}).permute({1, 2, 0, 3}));
       keys.narrow(1, row, rows).copy_(heads.narrow(1, num_q, num_kv).transpose(0, 1));
       values.narrow(1, row, rows).copy_(heads.narrow(1, num_q + num_kv, num_kv).transpose(0, 1));
     }
@@ -250,7 +252,8 @@ class TorchPrefill final : public PrefillRunner {
     check(on_layer(LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16)}));
   }
 
-  // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long here.
+  // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long
+  // here.
   template <typename Progress>
   static void attend(const Layer& weights, const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
                      at::Tensor& hidden, const Progress& progress) {

@@ -34,8 +34,8 @@ struct Architecture {
   const TensorNames* hf_names;
   bool gguf_interleaves_qk;  // ModelConfig::interleaved_qk of a GGUF
   BiasRule gguf_bias;
-  BiasRule hf_bias;          // kIfStored: as config.json's attention_bias says
-  double hf_rms_norm_eps;    // where config.json has none
+  BiasRule hf_bias;        // kIfStored: as config.json's attention_bias says
+  double hf_rms_norm_eps;  // where config.json has none
 };
 
 // Null: not supported.

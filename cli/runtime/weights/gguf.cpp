@@ -71,13 +71,13 @@ struct TensorType {
 };
 
 constexpr std::array kTensorTypes = std::to_array<TensorType>({
-    {0, "F32", 1, 4},       {1, "F16", 1, 2},       {2, "Q4_0", 32, 18},   {3, "Q4_1", 32, 20},   {6, "Q5_0", 0, 0},
-    {7, "Q5_1", 0, 0},      {8, "Q8_0", 32, 34},    {9, "Q8_1", 0, 0},     {10, "Q2_K", 0, 0},    {11, "Q3_K", 0, 0},
-    {12, "Q4_K", 0, 0},     {13, "Q5_K", 0, 0},     {14, "Q6_K", 0, 0},    {15, "Q8_K", 0, 0},    {16, "IQ2_XXS", 0, 0},
-    {17, "IQ2_XS", 0, 0},   {18, "IQ3_XXS", 0, 0},  {19, "IQ1_S", 0, 0},   {20, "IQ4_NL", 0, 0},  {21, "IQ3_S", 0, 0},
-    {22, "IQ2_S", 0, 0},    {23, "IQ4_XS", 0, 0},   {24, "I8", 0, 0},      {25, "I16", 0, 0},     {26, "I32", 0, 0},
-    {27, "I64", 0, 0},      {28, "F64", 0, 0},      {29, "IQ1_M", 0, 0},   {30, "BF16", 1, 2},    {34, "TQ1_0", 0, 0},
-    {35, "TQ2_0", 0, 0},    {39, "MXFP4", 0, 0},
+    {0, "F32", 1, 4},     {1, "F16", 1, 2},      {2, "Q4_0", 32, 18}, {3, "Q4_1", 32, 20},  {6, "Q5_0", 0, 0},
+    {7, "Q5_1", 0, 0},    {8, "Q8_0", 32, 34},   {9, "Q8_1", 0, 0},   {10, "Q2_K", 0, 0},   {11, "Q3_K", 0, 0},
+    {12, "Q4_K", 0, 0},   {13, "Q5_K", 0, 0},    {14, "Q6_K", 0, 0},  {15, "Q8_K", 0, 0},   {16, "IQ2_XXS", 0, 0},
+    {17, "IQ2_XS", 0, 0}, {18, "IQ3_XXS", 0, 0}, {19, "IQ1_S", 0, 0}, {20, "IQ4_NL", 0, 0}, {21, "IQ3_S", 0, 0},
+    {22, "IQ2_S", 0, 0},  {23, "IQ4_XS", 0, 0},  {24, "I8", 0, 0},    {25, "I16", 0, 0},    {26, "I32", 0, 0},
+    {27, "I64", 0, 0},    {28, "F64", 0, 0},     {29, "IQ1_M", 0, 0}, {30, "BF16", 1, 2},   {34, "TQ1_0", 0, 0},
+    {35, "TQ2_0", 0, 0},  {39, "MXFP4", 0, 0},
 });
 
 const TensorType* find_tensor_type(std::uint32_t number) {
@@ -236,26 +236,25 @@ Result<GgufTensor> parse_tensor_info(Cursor& cursor, std::uint64_t alignment) {
 // `data` begins at `data_offset` of the file; tensor.offset is still relative to it.
 Status place_tensor(GgufTensor& tensor, std::span<const std::byte> data, std::uint64_t data_offset) {
   if (tensor.offset > data.size()) {
-    return bad(data_offset + data.size(),
-               "tensor '" + shown(tensor.name) + "' begins " + std::to_string(tensor.offset) + " bytes into data of " +
-                   std::to_string(data.size()) + " bytes");
+    return bad(data_offset + data.size(), "tensor '" + shown(tensor.name) + "' begins " +
+                                              std::to_string(tensor.offset) + " bytes into data of " +
+                                              std::to_string(data.size()) + " bytes");
   }
   const TensorType* type = find_tensor_type(tensor.type);
   if (type != nullptr && type->block_values != 0) {
     std::uint64_t num_values = 1;
     for (const std::uint64_t dim : tensor.dims) num_values *= dim;  // checked by parse_tensor_info
     if (tensor.dims[0] % type->block_values != 0) {
-      return bad(data_offset + tensor.offset,
-                 "tensor '" + shown(tensor.name) + "' is " + type->name + " but its rows have " +
-                     std::to_string(tensor.dims[0]) + " values, not a multiple of 32");
+      return bad(data_offset + tensor.offset, "tensor '" + shown(tensor.name) + "' is " + type->name +
+                                                  " but its rows have " + std::to_string(tensor.dims[0]) +
+                                                  " values, not a multiple of 32");
     }
     const auto bytes = format::checked_mul(num_values / type->block_values, type->block_bytes);
     if (!bytes || *bytes > data.size() - tensor.offset) {
-      return bad(data_offset + tensor.offset,
-                 "tensor '" + shown(tensor.name) + "' reaches past the end of the file (" +
-                     std::to_string(num_values / type->block_values) + " blocks of " +
-                     std::to_string(type->block_bytes) + " bytes, " + std::to_string(data.size() - tensor.offset) +
-                     " bytes left)");
+      return bad(data_offset + tensor.offset, "tensor '" + shown(tensor.name) + "' reaches past the end of the file (" +
+                                                  std::to_string(num_values / type->block_values) + " blocks of " +
+                                                  std::to_string(type->block_bytes) + " bytes, " +
+                                                  std::to_string(data.size() - tensor.offset) + " bytes left)");
     }
     tensor.data = data.subspan(tensor.offset, *bytes);
   }

@@ -49,10 +49,10 @@ std::string gguf_type_name(std::uint32_t type);
 
 struct GgufTensor {
   std::string_view name;
-  std::uint64_t offset = 0;            // of its data, from the start of the file
-  std::uint32_t type = 0;              // ggml type number as stored
-  std::vector<std::uint64_t> dims;     // fastest first, as stored; 1 to 4
-  std::span<const std::byte> data;     // checked against the file's size; empty if `type` is unknown to polykv
+  std::uint64_t offset = 0;         // of its data, from the start of the file
+  std::uint32_t type = 0;           // ggml type number as stored
+  std::vector<std::uint64_t> dims;  // fastest first, as stored; 1 to 4
+  std::span<const std::byte> data;  // checked against the file's size; empty if `type` is unknown to polykv
 };
 
 // Every length, count and offset is checked before use (kBadModelFile, offset named); limits: 2^20 tensors and keys,
@@ -74,7 +74,7 @@ class GgufFile {
   std::optional<std::vector<double>> numbers(std::string_view key) const;
   bool has(std::string_view key) const;
 
-  std::span<const GgufTensor> tensors() const;  // sorted by name
+  std::span<const GgufTensor> tensors() const;            // sorted by name
   const GgufTensor* tensor(std::string_view name) const;  // null: absent
 
  private:

@@ -116,14 +116,10 @@ struct NeutralField {
   const char* text;
 };
 constexpr NeutralField kNeutralFields[] = {
-    {"num_local_experts", 0, "0"},
-    {"num_experts", 0, "0"},
-    {"n_routed_experts", 0, "0"},
-    {"attn_logit_softcapping", 0, "0"},
-    {"final_logit_softcapping", 0, "0"},
-    {"partial_rotary_factor", 1, "1"},
-    {"residual_multiplier", 1, "1"},
-    {"embedding_multiplier", 1, "1"},
+    {"num_local_experts", 0, "0"},       {"num_experts", 0, "0"},
+    {"n_routed_experts", 0, "0"},        {"attn_logit_softcapping", 0, "0"},
+    {"final_logit_softcapping", 0, "0"}, {"partial_rotary_factor", 1, "1"},
+    {"residual_multiplier", 1, "1"},     {"embedding_multiplier", 1, "1"},
     {"logits_scaling", 1, "1"},
 };
 

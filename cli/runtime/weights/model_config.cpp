@@ -11,8 +11,8 @@ double llama3_scaled(double frequency, const RopeConfig& rope) {
   const double wave = 2 * std::numbers::pi / frequency;
   if (wave > rope.original_context / rope.low_freq_factor) return frequency / rope.factor;
   if (wave < rope.original_context / rope.high_freq_factor) return frequency;
-  const double kept = (rope.original_context / wave - rope.low_freq_factor) /
-                      (rope.high_freq_factor - rope.low_freq_factor);
+  const double kept =
+      (rope.original_context / wave - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   return (1 - kept) * frequency / rope.factor + kept * frequency;
 }
 

@@ -14,10 +14,10 @@ enum class RopeScaling : std::uint8_t { kNone, kLinear, kLlama3 };
 struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;                 // linear, llama3
-  double low_freq_factor = 1.0;        // llama3
-  double high_freq_factor = 4.0;       // llama3
-  double original_context = 8192;      // llama3
+  double factor = 1.0;             // linear, llama3
+  double low_freq_factor = 1.0;    // llama3
+  double high_freq_factor = 4.0;   // llama3
+  double original_context = 8192;  // llama3
   // GGUF stores llama3's factors as a tensor (rope_freqs.weight): each inverse frequency is divided by its entry.
   // Empty: computed from the fields above. [head_dim / 2]
   std::vector<float> frequency_divisors;
@@ -55,9 +55,9 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  core::WeightMatrix embedding;    // [vocab_size][hidden_size]
+  core::WeightMatrix embedding;  // [vocab_size][hidden_size]
   core::WeightMatrix output_norm;
-  core::WeightMatrix output;       // [vocab_size][hidden_size]; the embedding where they are tied
+  core::WeightMatrix output;  // [vocab_size][hidden_size]; the embedding where they are tied
   std::vector<LayerWeights> layers;
 };
 

@@ -34,11 +34,11 @@ class ModelFile {
   std::vector<std::string> weight_file_names() const;  // base names, same order
 
   // Where the tokenizer comes from: exactly one is there.
-  const GgufFile* gguf() const;                          // null for a folder
-  std::span<const std::byte> tokenizer_json() const;     // empty for a GGUF
-  std::span<const std::byte> tokenizer_config_json() const;  // may be empty
-  std::span<const std::byte> generation_config_json() const; // may be empty: eos ids of instruct models
-  std::span<const std::byte> config_json() const;            // empty for a GGUF
+  const GgufFile* gguf() const;                               // null for a folder
+  std::span<const std::byte> tokenizer_json() const;          // empty for a GGUF
+  std::span<const std::byte> tokenizer_config_json() const;   // may be empty
+  std::span<const std::byte> generation_config_json() const;  // may be empty: eos ids of instruct models
+  std::span<const std::byte> config_json() const;             // empty for a GGUF
   // The model's own chat template: GGUF tokenizer.chat_template, tokenizer_config.json's chat_template (the one named
   // "default" if there are several) or chat_template.jinja. nullopt: it has none.
   std::optional<std::string> chat_template() const;

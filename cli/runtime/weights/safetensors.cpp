@@ -152,8 +152,8 @@ Result<SafetensorsTensor> place_tensor(HeaderEntry entry, std::span<const std::b
                  who + " has type " + shown(entry.type) + "; F32, F16 and BF16 are supported");
   }
   if (entry.offsets.size() != 2 || entry.offsets[0] > entry.offsets[1] || entry.offsets[1] > data.size()) {
-    return bad(8, who + " has data_offsets that are no range inside the " + std::to_string(data.size()) +
-                      " bytes of data");
+    return bad(
+        8, who + " has data_offsets that are no range inside the " + std::to_string(data.size()) + " bytes of data");
   }
   std::optional<std::uint64_t> bytes = value_bytes(*type);
   for (const std::uint64_t dim : entry.shape)
@@ -185,9 +185,9 @@ Status check_tiling(const std::vector<SafetensorsTensor>& tensors, std::uint64_t
   std::uint64_t end = data_offset;
   for (const SafetensorsTensor* tensor : by_offset) {
     if (tensor->offset != end) {
-      return bad(std::min(end, tensor->offset),
-                 "tensor '" + shown(tensor->name) + "' begins at " + std::to_string(tensor->offset) +
-                     ", but the one before it ends at " + std::to_string(end));
+      return bad(std::min(end, tensor->offset), "tensor '" + shown(tensor->name) + "' begins at " +
+                                                    std::to_string(tensor->offset) +
+                                                    ", but the one before it ends at " + std::to_string(end));
     }
     end = tensor->offset + tensor->data.size();
   }

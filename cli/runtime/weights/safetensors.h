@@ -15,10 +15,10 @@ namespace polykv::runtime {
 
 struct SafetensorsTensor {
   std::string name;
-  std::string type_name;              // as stored: "BF16"
+  std::string type_name;  // as stored: "BF16"
   core::WeightType type = core::WeightType::kF32;
-  std::vector<std::uint64_t> shape;   // slowest first, as stored
-  std::uint64_t offset = 0;           // of its data, from the start of the file; any alignment
+  std::vector<std::uint64_t> shape;  // slowest first, as stored
+  std::uint64_t offset = 0;          // of its data, from the start of the file; any alignment
   std::span<const std::byte> data;
 };
 

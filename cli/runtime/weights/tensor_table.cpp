@@ -53,9 +53,9 @@ Result<WeightMatrix> TensorTable::take(std::string_view name, const std::vector<
                  who(*entry) + " has shape " + shape_text(entry->shape) + ", expected " + shape_text(shape));
   }
   if (!entry->type) {
-    return Error(ErrorCode::kUnsupportedModel, entry->offset,
-                 who(*entry) + " has type " + shown(entry->type_name) +
-                     "; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are supported");
+    return Error(
+        ErrorCode::kUnsupportedModel, entry->offset,
+        who(*entry) + " has type " + shown(entry->type_name) + "; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are supported");
   }
   entry->taken = true;
   WeightMatrix matrix;

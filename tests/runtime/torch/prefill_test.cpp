@@ -50,9 +50,10 @@ std::vector<float> prefill_logits(const ModelFile& model, const tests::GoldenLog
   return logits;
 }
 
-// float32 on both sides, so only the order of sums differs: the residual stream of the default model is a sum of 60 parts,
-// each a dot product of up to 1,536 terms, and its logits are up to 34. An error of 2^-24 * sqrt(1536) * 60 relative to 34 is
-// .005 if all errors pushed the same way. They do not; sqrt(60) instead of 60 gives .0006. Measured: .000014.
+// float32 on both sides, so only the order of sums differs: the residual stream of the default model is a sum of 60
+// parts, each a dot product of up to 1,536 terms, and its logits are up to 34. An error of 2^-24 * sqrt(1536) * 60
+// relative to 34 is .005 if all errors pushed the same way. They do not; sqrt(60) instead of 60 gives .0006. Measured:
+// .000014.
 constexpr float kFloatBound = 0.0006f;
 
 TEST_CASE("prefill in f32 agrees with transformers") {
@@ -60,8 +61,8 @@ TEST_CASE("prefill in f32 agrees with transformers") {
   for (const std::string& name : fixtures_and_default()) {
     const ModelFile model = open_model(name);
     const tests::GoldenLogits golden = tests::load_golden(name);
-    const float difference = tests::largest_difference(golden, prefill_logits(model, golden, NumberType::kF32),
-                                                       model.config().vocab_size);
+    const float difference =
+        tests::largest_difference(golden, prefill_logits(model, golden, NumberType::kF32), model.config().vocab_size);
     INFO(name);
     CHECK(difference < kFloatBound);
     largest = std::max(largest, difference);
@@ -77,8 +78,8 @@ TEST_CASE("the two runners agree on the default model, and with transformers' gr
   const auto logits = tests::step_logits(model, golden.tokens, kMaxStepRows, workers);
   const float difference = tests::largest_difference(golden, tests::rows_of(golden, logits, vocab), vocab);
   std::cout << "step runner: largest difference of a logit " << difference << std::endl;
-  // Keys and values are float16: 34 * 2^-11 = .017 if one rounding moved the largest logit by its whole share. There are 60
-  // of them, but attention averages each over many positions. Measured: .0053.
+  // Keys and values are float16: 34 * 2^-11 = .017 if one rounding moved the largest logit by its whole share. There
+  // are 60 of them, but attention averages each over many positions. Measured: .0053.
   CHECK(difference < 0.03f);
   const auto greedy = tests::greedy_tokens(model, golden.tokens, golden.greedy.size(), workers);
   // Past the end token a continuation is noise: transformers went on because it was told to.
@@ -91,7 +92,8 @@ struct Collected {
   std::vector<std::vector<std::uint16_t>> keys, values;
 };
 
-Collected prefill(const ModelFile& model, std::span<const std::uint32_t> tokens, NumberType type, std::uint32_t threads) {
+Collected prefill(const ModelFile& model, std::span<const std::uint32_t> tokens, NumberType type,
+                  std::uint32_t threads) {
   Collected collected;
   PrefillOptions options;
   options.type = type;
@@ -118,7 +120,8 @@ double relative_difference(const std::vector<std::uint16_t>& a, const std::vecto
 }
 
 // The tail's keys (or values) of one layer in the prefill's order, [kv_head][position][head_dim].
-std::vector<std::uint16_t> tail_values(const core::Tail& tail, const ModelConfig& config, std::uint32_t layer, bool keys) {
+std::vector<std::uint16_t> tail_values(const core::Tail& tail, const ModelConfig& config, std::uint32_t layer,
+                                       bool keys) {
   const std::size_t dim = config.head_dim, padded = (dim + 15) / 16 * 16;
   std::vector<std::uint16_t> out;
   for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
@@ -171,8 +174,10 @@ TEST_CASE("bf16 stays near f32, and chunks and blocks leave no seam") {
   const Collected prefix = prefill(model, std::span(tokens).first(1100), NumberType::kF32, 1);
   const std::size_t dim = model.config().head_dim;
   for (std::size_t layer = 0; layer < exact.keys.size(); ++layer) {
-    const std::vector<std::uint16_t> inside(exact.keys[layer].begin(), exact.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
-    const std::vector<std::uint16_t> alone(prefix.keys[layer].begin(), prefix.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
+    const std::vector<std::uint16_t> inside(exact.keys[layer].begin(),
+                                            exact.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
+    const std::vector<std::uint16_t> alone(prefix.keys[layer].begin(),
+                                           prefix.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
     CHECK(relative_difference(alone, inside) < 0.001);
   }
 }

@@ -24,7 +24,8 @@ std::unique_ptr<Vocabulary> open_vocabulary(const std::string& name) {
   REQUIRE(gguf.has_value());
   auto tokenizer = Tokenizer::from_gguf(*gguf);
   REQUIRE(tokenizer.has_value());
-  return std::unique_ptr<Vocabulary>(new Vocabulary{std::move(file).value(), std::move(gguf).value(), std::move(tokenizer).value()});
+  return std::unique_ptr<Vocabulary>(
+      new Vocabulary{std::move(file).value(), std::move(gguf).value(), std::move(tokenizer).value()});
 }
 
 // Documents that end where tokenizers are unsure.
@@ -40,19 +41,44 @@ const std::vector<std::string> kDocuments = {
     "price: 1234567",
     "dots...",
     "dots... \n",
-    "emoji \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x94\xA7",       // woman, joiner, wrench
-    "emoji open \xF0\x9F\x91\xA9\xE2\x80\x8D",                    // ends in the joiner
-    "caf\x65\xCC\x81",                                            // combining accent
-    "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E",                       // CJK
-    "<|im_end|",                                                  // looks like a control token
+    "emoji \xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x94\xA7",  // woman, joiner, wrench
+    "emoji open \xF0\x9F\x91\xA9\xE2\x80\x8D",             // ends in the joiner
+    "caf\x65\xCC\x81",                                     // combining accent
+    "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E",                // CJK
+    "<|im_end|",                                           // looks like a control token
     "x",
     " ",
 };
 
 std::string random_continuation(std::mt19937& random) {
-  static const std::vector<std::string> kParts = {
-      "a",  "s",  "re", "ll", " ",  "  ", "\n", "\r\n", "\t", "'",   "'s", "1",  "42", ".",  "!!", ",", "A",
-      "ing", "_", "-",  "<|im_end|>", "\xCC\x81", "\xE2\x80\x8D", "\xF0\x9F\x94\xA7", "\xE6\x97\xA5", "\xC2\xA0", "\xD8\xA7", "Q"};
+  static const std::vector<std::string> kParts = {"a",
+                                                  "s",
+                                                  "re",
+                                                  "ll",
+                                                  " ",
+                                                  "  ",
+                                                  "\n",
+                                                  "\r\n",
+                                                  "\t",
+                                                  "'",
+                                                  "'s",
+                                                  "1",
+                                                  "42",
+                                                  ".",
+                                                  "!!",
+                                                  ",",
+                                                  "A",
+                                                  "ing",
+                                                  "_",
+                                                  "-",
+                                                  "<|im_end|>",
+                                                  "\xCC\x81",
+                                                  "\xE2\x80\x8D",
+                                                  "\xF0\x9F\x94\xA7",
+                                                  "\xE6\x97\xA5",
+                                                  "\xC2\xA0",
+                                                  "\xD8\xA7",
+                                                  "Q"};
   std::string text;
   const std::size_t count = random() % 7;
   for (std::size_t i = 0; i < count; ++i) text += kParts[random() % kParts.size()];

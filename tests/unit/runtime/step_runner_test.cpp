@@ -9,10 +9,11 @@
 namespace polykv::runtime {
 namespace {
 
-// How far a logit may be off. Keys and values of the tail are float16 (relative 2^-11), activations 15-bit integers per block
-// of 32 (2^-15 of the block's largest), everything else float32; transformers rounds none of it. Logits of the fixtures are up
-// to 7, so one rounding of the whole residual stream by 2^-11 would move them by 7 * 2^-11 = .0034, and there are two or three
-// layers of two roundings (keys, values) each: .02 for three layers if all of them pushed the same way. Measured: .0071.
+// How far a logit may be off. Keys and values of the tail are float16 (relative 2^-11), activations 15-bit integers per
+// block of 32 (2^-15 of the block's largest), everything else float32; transformers rounds none of it. Logits of the
+// fixtures are up to 7, so one rounding of the whole residual stream by 2^-11 would move them by 7 * 2^-11 = .0034, and
+// there are two or three layers of two roundings (keys, values) each: .02 for three layers if all of them pushed the
+// same way. Measured: .0071.
 constexpr float kBound = 0.02f;
 
 ModelFile open_fixture(const std::string& name) {

@@ -61,8 +61,10 @@ TEST_CASE("a GGUF with any bit of its header flipped is refused or read within i
       Bytes file = whole;
       file[at] ^= std::byte{1} << bit;
       const auto parsed = GgufFile::parse(file);
-      if (parsed) sum += touch(*parsed);
-      else ++refused;
+      if (parsed)
+        sum += touch(*parsed);
+      else
+        ++refused;
     }
   }
   CHECK(sum > 0);

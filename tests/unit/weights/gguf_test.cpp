@@ -122,8 +122,8 @@ TEST_CASE("a file may end in padding") {  // GGUF writers pad the last tensor to
 TEST_CASE("the six real vocabularies parse") {
   const auto data = data_dir();
   if (!data) return skip("shared data: tokenizer-vocabs");
-  const std::map<std::string, std::size_t> sizes = {{"gpt-2", 50257},     {"llama-bpe", 128256}, {"llama-spm", 32000},
-                                                    {"qwen2", 151936},    {"refact", 49216},     {"starcoder", 49152}};
+  const std::map<std::string, std::size_t> sizes = {{"gpt-2", 50257},  {"llama-bpe", 128256}, {"llama-spm", 32000},
+                                                    {"qwen2", 151936}, {"refact", 49216},     {"starcoder", 49152}};
   for (const auto& [name, num_tokens] : sizes) {
     INFO(name);
     const Bytes file = read_bytes(*data / "tokenizer-vocabs" / (name + ".gguf"));

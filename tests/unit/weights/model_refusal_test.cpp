@@ -153,9 +153,9 @@ TEST_CASE("GGUF keys that change nothing are taken") {
 }
 
 TEST_CASE("a GGUF that contradicts itself is damaged") {
-  for (const char* key : {"llama.block_count", "llama.context_length", "llama.embedding_length",
-                          "llama.feed_forward_length", "llama.attention.head_count",
-                          "llama.attention.layer_norm_rms_epsilon", "general.architecture"}) {
+  for (const char* key :
+       {"llama.block_count", "llama.context_length", "llama.embedding_length", "llama.feed_forward_length",
+        "llama.attention.head_count", "llama.attention.layer_norm_rms_epsilon", "general.architecture"}) {
     check_gguf(tiny_llama(key), kBad, std::string("'") + key + "' is missing");
   }
   for (const char* name : {"token_embd.weight", "output_norm.weight", "blk.0.attn_k.weight", "blk.0.ffn_down.weight"})

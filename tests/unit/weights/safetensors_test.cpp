@@ -48,7 +48,8 @@ TEST_CASE("tensors of a safetensors file are found by name, in place, at any ali
 
 TEST_CASE("empty tensors and scalars are tensors") {
   const Bytes file = safetensors(R"({"e":{"dtype":"F16","shape":[0,5],"data_offsets":[2,2]},)"
-                                 R"("s":{"dtype":"F16","shape":[],"data_offsets":[0,2]}})", 2);
+                                 R"("s":{"dtype":"F16","shape":[],"data_offsets":[0,2]}})",
+                                 2);
   const auto parsed = SafetensorsFile::parse(file);
   REQUIRE(parsed);
   CHECK(parsed->tensor("e")->data.empty());
@@ -74,7 +75,8 @@ TEST_CASE("a safetensors file with any bit of its header flipped is refused or r
       Bytes file = whole;
       file[at] ^= std::byte{1} << bit;
       const auto parsed = SafetensorsFile::parse(file);
-      if (!parsed) ++refused;
+      if (!parsed)
+        ++refused;
       else
         for (const auto& tensor : parsed->tensors())
           for (const std::byte byte : tensor.data) sum += std::to_integer<std::size_t>(byte);
@@ -102,8 +104,8 @@ TEST_CASE("headers that are not the format's are refused") {
   check_refused(header("{\"a\xff\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"), "not valid JSON");
   const std::string empty_a = R"("a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]})";
   check_refused(safetensors("{" + empty_a + "," + empty_a + "}", 0), "twice");
-  check_refused(
-      header(R"({"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}})"), "second field 'shape'");
+  check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}})"),
+                "second field 'shape'");
   check_refused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})"), "unknown field 'x'");
   check_refused(header(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})"), "lacks");
   check_refused(header(R"({"a":{}})"), "lacks");
@@ -127,7 +129,8 @@ TEST_CASE("headers that are not the format's are refused") {
 TEST_CASE("offsets, sizes and types must agree and tile the data") {
   const auto one = [](std::string_view type, std::string_view shape, std::string_view offsets, std::size_t data_bytes) {
     return safetensors("{\"a\":{\"dtype\":\"" + std::string(type) + "\",\"shape\":" + std::string(shape) +
-                       ",\"data_offsets\":" + std::string(offsets) + "}}", data_bytes);
+                           ",\"data_offsets\":" + std::string(offsets) + "}}",
+                       data_bytes);
   };
   CHECK(SafetensorsFile::parse(one("F16", "[2,2]", "[0,8]", 8)));
   check_refused(one("F16", "[2,2]", "[0,8,8]", 8), "no range");
@@ -139,7 +142,7 @@ TEST_CASE("offsets, sizes and types must agree and tile the data") {
   check_refused(one("F16", "[4294967296,4294967296,0]", "[0,0]", 0), "contradict");
   check_refused(one("I64", "[1]", "[0,8]", 8), "type I64", ErrorCode::kUnsupportedModel);
   check_refused(one("F8_E4M3", "[8]", "[0,8]", 8), "type F8_E4M3", ErrorCode::kUnsupportedModel);
-  check_refused(one("F16", "[3]", "[2,8]", 8), "before it ends");   // a hole in front
+  check_refused(one("F16", "[3]", "[2,8]", 8), "before it ends");    // a hole in front
   check_refused(one("F16", "[3]", "[0,6]", 8), "last tensor ends");  // and behind
 
   const auto two = [](std::string_view first, std::string_view second) {
