@@ -1,6 +1,5 @@
 # GCC 12 (bug 105651) takes "text" + std::string for overlapping memory.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  add_compile_options(-Wno-restrict)
 endif()
 
 # The program: polykv_commands is everything but main(), so that the tests link it too.

@@ -9,10 +9,12 @@ if(NOT EXISTS "${POLYKV_TORCH_FOUND_DIR}/lib/libtorch_cpu.so")
   return()
 endif()
 
-add_library(polykv_torch MODULE ${PROJECT_SOURCE_DIR}/cli/runtime/torch/torch_prefill.cpp)
+file(GLOB torch_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cli/runtime/torch/*.cpp)
+add_library(polykv_torch MODULE ${torch_sources})
 target_include_directories(polykv_torch PRIVATE ${PROJECT_SOURCE_DIR})
 target_include_directories(polykv_torch SYSTEM PRIVATE ${POLYKV_TORCH_FOUND_DIR}/include)
-target_compile_options(polykv_torch PRIVATE -Wno-conversion -Wno-shadow)
+# psabi: block_softmax's vectors are passed to inlined functions only, so no call has the ABI it warns about.
+target_compile_options(polykv_torch PRIVATE -Wno-conversion -Wno-shadow -Wno-psabi)
 target_link_libraries(polykv_torch PRIVATE polykv_runtime
   ${POLYKV_TORCH_FOUND_DIR}/lib/libtorch_cpu.so ${POLYKV_TORCH_FOUND_DIR}/lib/libc10.so)
 set_target_properties(polykv_torch PROPERTIES

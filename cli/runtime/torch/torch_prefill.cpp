@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cli/runtime/model_runner.h"
+#include "cli/runtime/torch/block_softmax.h"
 
 namespace polykv::runtime {
 namespace {
@@ -252,6 +253,25 @@ class TorchPrefill final : public PrefillRunner {
     check(on_layer(LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16)}));
   }
 
+  // Scores [heads][group * rows][visible] of a block whose queries are the last `rows` positions become softmax
+  // weights, not normalized; returns their sums [heads][group * rows][1], float.
+  static at::Tensor exponentiate(at::Tensor& scores, std::int64_t rows) {
+    const std::int64_t visible = scores.size(2);
+    if (scores.scalar_type() == at::kBFloat16) {
+      at::Tensor sums = at::empty({scores.size(0), scores.size(1), 1}, at::kFloat);
+      auto* bits = static_cast<std::uint16_t*>(scores.data_ptr());
+      at::parallel_for(0, sums.numel(), 32, [&](std::int64_t begin, std::int64_t end) {
+        block_softmax(bits + begin * visible, static_cast<std::size_t>(end - begin), static_cast<std::size_t>(visible),
+                      static_cast<std::size_t>(begin), static_cast<std::size_t>(rows), sums.data_ptr<float>() + begin);
+      });
+      return sums;
+    }
+    at::Tensor last = scores.view({-1, rows, visible}).narrow(2, visible - rows, rows);
+    last.masked_fill_(at::ones({rows, rows}, at::kBool).triu_(1), -std::numeric_limits<float>::infinity());
+    scores.sub_(scores.amax(-1, true)).exp_();
+    return scores.sum(-1, true);
+  }
+
   // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long
   // here.
   template <typename Progress>
@@ -264,11 +284,11 @@ class TorchPrefill final : public PrefillRunner {
       const std::int64_t rows = std::min(kQueryBlock, num_tokens - row);
       const std::int64_t visible = row + rows;
       const at::Tensor block = (query.narrow(2, row, rows) * scale).reshape({num_kv, group * rows, dim});
-      at::Tensor scores = at::bmm(block, keys_by_dim.narrow(2, 0, visible)).view({num_kv, group, rows, visible});
-      const at::Tensor future = at::ones({rows, rows}, at::kBool).triu_(1);
-      scores.narrow(3, row, rows).masked_fill_(future, -std::numeric_limits<double>::infinity());
-      const at::Tensor shares = at::softmax(scores, -1).view({num_kv, group * rows, visible});
-      const at::Tensor mixed = at::bmm(shares, values.narrow(1, 0, visible)).view({num_kv * group, rows, dim});
+      at::Tensor scores = at::bmm(block, keys_by_dim.narrow(2, 0, visible));
+      const at::Tensor sums = exponentiate(scores, rows);
+      const at::Tensor mixed = (at::bmm(scores, values.narrow(1, 0, visible)) / sums)
+                                   .to(query.scalar_type())
+                                   .view({num_kv * group, rows, dim});
       hidden.narrow(0, row, rows) +=
           at::linear(mixed.transpose(0, 1).reshape({rows, num_kv * group * dim}), weights.attention_output);
       progress(0.2 + 0.5 * static_cast<double>(visible) / static_cast<double>(num_tokens));

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -370,14 +371,18 @@ TEST_CASE("a build killed at any moment leaves the old pool or the new one") {
   UNSCOPED_INFO("seed " << seed);
   int killed = 0, left = 0, complete = 0;
   for (int i = 0; i < 200; ++i) {
+    const auto start = std::chrono::steady_clock::now();
     REQUIRE(write_pool(before, path, true).has_value());
+    // How long a build takes here and now: the kill falls into it on a fast disk as on a slow one.
+    const auto build_us =
+        std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - start).count();
     REQUIRE(folder.names() == std::vector<std::string>{"a.pkv"});  // the last one's leftover is gone
     const pid_t child = ::fork();
     if (child == 0) {
       (void)write_pool(after, path, true);
       ::_exit(0);
     }
-    ::usleep(static_cast<useconds_t>(random() % 12000));
+    ::usleep(static_cast<useconds_t>(random() % static_cast<std::uint64_t>(build_us + 1)));
     ::kill(child, SIGKILL);
     int ended = 0;
     REQUIRE(::waitpid(child, &ended, 0) == child);
