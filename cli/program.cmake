@@ -35,3 +35,7 @@ if(POLYKV_TESTS)
   enable_testing()
   add_subdirectory(tests/cli)
 endif()
+
+# The default model, where ./dev setup has put it.
+install(FILES ${PROJECT_SOURCE_DIR}/.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/polykv/models OPTIONAL)

@@ -71,7 +71,10 @@ inline format::Tokens make_tokens(const PoolRecipe& recipe) {
   for (std::uint32_t i = 0; i < recipe.shape.num_tokens; ++i) {
     tokens.ids.push_back(static_cast<std::uint32_t>(random.next() % 32000));
     tokens.text_begin.push_back(static_cast<std::uint32_t>(tokens.text.size()));
-    tokens.text += " " + std::string(1 + random.next() % 6, static_cast<char>('a' + random.next() % 26));
+    // One call a statement: compilers differ in the order in which they evaluate arguments.
+    const char letter = static_cast<char>('a' + random.next() % 26);
+    const std::size_t length = 1 + random.next() % 6;
+    tokens.text += " " + std::string(length, letter);
     tokens.text_end.push_back(static_cast<std::uint32_t>(tokens.text.size()));
   }
   tokens.text += recipe.open_text;
