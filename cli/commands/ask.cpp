@@ -26,10 +26,6 @@ using Clock = std::chrono::steady_clock;
 
 const Clock::time_point kProcessStart = Clock::now();  // when the program was loaded
 
-std::optional<std::string> given(const std::string& text) {
-  return text.empty() ? std::nullopt : std::optional<std::string>(text);
-}
-
 std::uint64_t fresh_seed() {
   std::uint64_t seed = 0;
   if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
@@ -79,7 +75,7 @@ format::Result<std::unique_ptr<Desk>> open_desk(const Options& options, Report& 
     return Error(ErrorCode::kMismatch, "template.name is " + std::string(identity.get("template.name").value_or("")) +
                                            " in the pool: --template none is only for a pool built with it");
   }
-  POLYKV_TRY(auto model, runtime::open_model_for(identity, given(options.model)));
+  POLYKV_TRY(auto model, runtime::open_model_for(identity, options.model));
   POLYKV_TRY(auto chat, runtime::chat_template_of(identity, model));
   POLYKV_CHECK_STATUS(runtime::check_fit(identity, model, chat));
   std::string open_text(identity.get("prompt.open_prefix").value_or(""));

@@ -69,10 +69,6 @@ runtime::NumberType prefill_type(const Options& options) {
   return options.prefill_type == "bf16" ? runtime::NumberType::kBF16 : runtime::NumberType::kF32;
 }
 
-std::optional<std::string> given(const std::string& text) {
-  return text.empty() ? std::nullopt : std::optional<std::string>(text);
-}
-
 // What was built, for a person: one line.
 std::string summary(const runtime::BuildReport& built, double total_ms) {
   char text[160];
@@ -110,7 +106,7 @@ int run_build(const Options& options, Report& report) {
   }
   if (const auto status = runtime::check_documents(documents); !status) return report.error({}, status.error());
 
-  const auto path = runtime::locate_model(given(options.model));
+  const auto path = runtime::locate_model(options.model);
   if (!path) return report.error({}, path.error());
   const auto model = runtime::open_model(*path, runtime::DigestPolicy::kFull);
   if (!model) return report.error(path->string(), model.error());
@@ -118,9 +114,8 @@ int run_build(const Options& options, Report& report) {
       runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
-  const runtime::NumberType type = prefill_type(options);
   const runtime::BuildRequest request{
-      &*model, &*chat, options.system, documents, *core::parse_codec_name(options.codec), type, source_date_epoch()};
+      &*model, &*chat, options.system, documents, *core::parse_codec_name(options.codec), source_date_epoch()};
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());
   const std::size_t num_tokens = prompt->tokens.ids.size();
@@ -134,7 +129,7 @@ int run_build(const Options& options, Report& report) {
   Progress progress(report);
   core::Workers workers(options.threads != 0 ? options.threads : core::default_num_threads());
   runtime::PrefillOptions prefill{
-      type, static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
+      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
         progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,
                         "tok", "prefill");
         return !stop_requested();

@@ -56,12 +56,12 @@ format::Result<Model> open_model(const std::filesystem::path& path, DigestPolicy
   return Model{std::move(file), std::move(tokenizer), std::move(digest)};
 }
 
-format::Result<std::filesystem::path> locate_model(const std::optional<std::string>& given) {
-  if (given) {
+format::Result<std::filesystem::path> locate_model(const std::string& given) {
+  if (!given.empty()) {
     std::error_code error;
-    if (!std::filesystem::exists(*given, error))
-      return Error(ErrorCode::kNotFound, "model " + *given + ": no such file or folder");
-    return std::filesystem::path(*given);
+    if (!std::filesystem::exists(given, error))
+      return Error(ErrorCode::kNotFound, "model " + given + ": no such file or folder");
+    return std::filesystem::path(given);
   }
   std::filesystem::path path = default_model_path();
   if (path.empty()) {
@@ -71,8 +71,8 @@ format::Result<std::filesystem::path> locate_model(const std::optional<std::stri
   return path;
 }
 
-format::Result<Model> open_model_for(const format::Identity& pool, const std::optional<std::string>& given) {
-  if (given) {
+format::Result<Model> open_model_for(const format::Identity& pool, const std::string& given) {
+  if (!given.empty()) {
     POLYKV_TRY(const std::filesystem::path path, locate_model(given));
     return open_model(path, DigestPolicy::kCached);
   }

@@ -19,12 +19,13 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-format::Identity make_identity(const BuildRequest& request, const PoolPrompt& prompt, const PrefillRunner& runner) {
+format::Identity make_identity(const BuildRequest& request, const PoolPrompt& prompt, const PrefillRunner& runner,
+                               NumberType prefill_type) {
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
   identity.set("codec.name", core::codec_name(request.codec));
   identity.set("codec.rotation", "signs-hadamard/1");
   identity.set("codec.codebooks", "lloyd-max/1");
-  identity.set("prefill.type", number_type_name(request.prefill_type));
+  identity.set("prefill.type", number_type_name(prefill_type));
   identity.set("prefill.runner", runner.version());
   identity.set("document.count", std::to_string(request.documents.size()));
   for (std::size_t i = 0; i < request.documents.size(); ++i) {
@@ -138,7 +139,7 @@ format::Result<BuildReport> build_pool(const BuildRequest& request, PoolPrompt p
   const std::vector<std::uint32_t> ids = prompt.tokens.ids;
   format::PoolSpec spec;
   spec.shape = shape;
-  spec.identity = make_identity(request, prompt, runner);
+  spec.identity = make_identity(request, prompt, runner, prefill_options.type);
   spec.tokens = std::move(prompt.tokens);
   spec.layout = format::Layout::uniform(shape, 0, request.codec.key, request.codec.value);
   spec.has_means = format::key_codec_removes_mean(request.codec.key);

@@ -32,7 +32,6 @@ struct BuildRequest {
   std::optional<std::string> system;
   std::span<const Document> documents;
   core::CodecPair codec;
-  NumberType prefill_type;
   std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
 };
 
