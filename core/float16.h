@@ -35,4 +35,11 @@ inline std::uint16_t float_to_float16(float value) {
 
 inline float bfloat16_to_float(std::uint16_t half) { return std::bit_cast<float>(std::uint32_t{half} << 16); }
 
+// NaN stays NaN.
+inline std::uint16_t float_to_bfloat16(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
 }  // namespace polykv::core

@@ -6,23 +6,26 @@
 #endif
 
 #include "core/kernels/kernels.h"
+#include "core/kernels/prefill.h"
 
 namespace polykv::core {
 
 extern const AttentionKernels kAttentionScalar;
 extern const LinearKernels kLinearScalar;
+extern const RowKernels kRowsScalar;
 #if defined(__x86_64__)
 extern const AttentionKernels kAttentionAvx2, kAttentionAvx512;
 extern const LinearKernels kLinearAvx2, kLinearAvx512;
+extern const RowKernels kRowsAvx2, kRowsAvx512;
 #endif
 
 namespace {
 
-const KernelTable kScalar{"scalar", &kAttentionScalar, &kLinearScalar};
+const KernelTable kScalar{"scalar", &kAttentionScalar, &kLinearScalar, &kRowsScalar};
 
 #if defined(__x86_64__)
-const KernelTable kAvx2{"avx2", &kAttentionAvx2, &kLinearAvx2};
-const KernelTable kAvx512{"avx512", &kAttentionAvx512, &kLinearAvx512};
+const KernelTable kAvx2{"avx2", &kAttentionAvx2, &kLinearAvx2, &kRowsAvx2};
+const KernelTable kAvx512{"avx512", &kAttentionAvx512, &kLinearAvx512, &kRowsAvx512};
 
 // __builtin_cpu_supports reads XGETBV too; F16C is not among the names that clang 14 knows.
 bool has_f16c() {
@@ -36,6 +39,12 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+}
+
+// Not among the names that clang 14 knows, either.
+bool has_avx512_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
 }
 #endif
 
@@ -82,6 +91,21 @@ format::Status select_kernels(std::string_view name) {
   }
   return format::Error(format::ErrorCode::kUnsupportedKernels,
                        "kernels '" + std::string(name) + "' cannot run here; this machine has " + names);
+}
+
+bool cpu_has_bf16() {
+#if defined(__x86_64__)
+  return has_avx512_bf16();
+#else
+  return false;
+#endif
+}
+
+const PrefillKernels* active_prefill_kernels() {
+#if defined(__x86_64__)
+  if (&active_kernels() == &kAvx512 && has_avx512_bf16()) return &kPrefillAvx512Bf16;
+#endif
+  return nullptr;
 }
 
 }  // namespace polykv::core

@@ -14,11 +14,14 @@ namespace polykv::core {
 
 struct AttentionKernels;  // core/kernels/attention.h
 struct LinearKernels;     // core/kernels/linear.h
+struct RowKernels;        // core/kernels/rows.h
+struct PrefillKernels;    // core/kernels/prefill.h
 
 struct KernelTable {
   const char* name;
   const AttentionKernels* attention;
   const LinearKernels* linear;
+  const RowKernels* rows;
 };
 
 // Best first; scalar is always there.
@@ -32,5 +35,11 @@ const KernelTable& active_kernels();
 // Chooses a table by name for the whole process, before any thread uses one. An unavailable name is an error
 // (kUnsupportedKernels, naming those that are there), never another table.
 format::Status select_kernels(std::string_view name);
+
+// AVX512_BF16, and the rest of what avx512 needs (every CPU with AMX has it too).
+bool cpu_has_bf16();
+
+// The prefill's kernels in bfloat16: there where the table in use is avx512 and the CPU has AVX512_BF16, else null.
+const PrefillKernels* active_prefill_kernels();
 
 }  // namespace polykv::core

@@ -23,6 +23,7 @@ TEST_CASE("supported tables are compiled ones, whole and best first", "[kernels]
     at = static_cast<std::size_t>(found - compiled.begin()) + 1;
     CHECK(table->attention != nullptr);
     CHECK(table->linear != nullptr);
+    CHECK(table->rows != nullptr);
   }
 }
 
