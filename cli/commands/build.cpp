@@ -123,7 +123,7 @@ int run_build(const Options& options, Report& report) {
     report.notice(options.output,
                   "only " + std::to_string(left) + " positions of the model's context remain for question and answer");
   }
-  auto runner = runtime::load_prefill_runner();
+  auto runner = runtime::make_prefill_runner(prefill_type(options));
   if (!runner) return report.error({}, runner.error());
 
   Progress progress(report);

@@ -1,6 +1,7 @@
 #include "cli/commands/commands.h"
 #include "cli/runtime/program_path.h"
 #include "core/kernels/kernels.h"
+#include "core/kernels/prefill.h"
 #include "format/superblock.h"
 
 namespace polykv::cli {
@@ -19,11 +20,14 @@ int run_version(const Options& options, Report& report) {
   if (!options.verbose) return 0;
   const std::string version = std::to_string(format::kFormatMajor) + "." + std::to_string(format::kFormatMinor);
   const std::string plugin = runtime::prefill_plugin_path();
+  const core::PrefillKernels* prefill = core::active_prefill_kernels();
   report.print("pool format: reads " + version + ", writes " + version + "\n" +   //
                "kernels compiled: " + names(core::compiled_kernels()) + "\n" +    //
                "kernels supported: " + names(core::supported_kernels()) + "\n" +  //
                "kernels active: " + core::active_kernels().name + "\n" +          //
-               "LibTorch plug-in: " + (plugin.empty() ? "not found; build needs it" : printable(plugin)) + "\n");
+               "prefill kernels: " + (prefill == nullptr ? "none; LibTorch does the prefill" : prefill->name) +
+               "\n" +  //
+               "LibTorch plug-in: " + (plugin.empty() ? "not found" : printable(plugin)) + "\n");
   return 0;
 }
 

@@ -1,7 +1,8 @@
 // The two ways a model runs, without a word of LibTorch.
 //
-// The prefill runner (libpolykv_torch.so) reads a document layer by layer and hands each layer's keys and values on;
-// the step runner (step_runner.h, ours) takes a few rows at a time against pools and tails. Each checks the other.
+// A prefill runner reads a document layer by layer and hands each layer's keys and values on: ours in bfloat16
+// (block_prefill.h), or LibTorch's in either type (libpolykv_torch.so), which is the reference too. The step runner
+// (step_runner.h, ours) takes a few rows at a time against pools and tails. Each checks the others.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "cli/runtime/weights/model_file.h"
+#include "core/kernels/kernels.h"
 #include "format/status.h"
 
 namespace polykv::runtime {
@@ -51,12 +53,15 @@ class PrefillRunner {
                                 const PrefillOptions& options, std::span<const std::uint32_t> positions,
                                 std::span<float> out) = 0;
 
-  virtual std::string version() const = 0;  // "LibTorch 2.13.0"
+  virtual std::string version() const = 0;  // "LibTorch 2.13.0", "polykv 0.1.0 avx512_bf16"
 };
 
-// bf16 where the CPU has AVX512_BF16 or AMX_BF16, else f32.
+// bf16 where the CPU has AVX512_BF16 (those with AMX have it), else f32.
 NumberType default_prefill_type();
 const char* number_type_name(NumberType type);  // "f32", "bf16"
+
+// Ours for bf16 where core has the kernels for it (core/kernels/prefill.h), else LibTorch's.
+format::Result<std::unique_ptr<PrefillRunner>> make_prefill_runner(NumberType type);
 
 // Loads libpolykv_torch.so, found beside the program (lib/polykv, ../lib/polykv). LibTorch itself is found by the
 // plug-in's RUNPATH or POLYKV_TORCH_DIR. kNoTorch says how to get it.

@@ -5,10 +5,6 @@
 #include <filesystem>
 #include <string>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include "cli/runtime/model_runner.h"
 #include "cli/runtime/program_path.h"
 
@@ -20,8 +16,8 @@ using format::ErrorCode;
 
 constexpr const char* kPluginName = "libpolykv_torch.so";
 constexpr const char* kRemedy =
-    "; LibTorch does the prefill: run ./dev setup in polykv's source tree, or set POLYKV_TORCH_DIR to the folder of a "
-    "torch 2.13.0 CPU build (the one with lib/libtorch_cpu.so)";
+    "; LibTorch does the prefill where the CPU has no AVX512_BF16, and in f32: run ./dev setup in polykv's source "
+    "tree, or set POLYKV_TORCH_DIR to the folder of a torch 2.13.0 CPU build (the one with lib/libtorch_cpu.so)";
 
 // POLYKV_TORCH_DIR: loading its libraries first, by name, is what the plug-in's dependencies then resolve to.
 format::Status load_libtorch_from_environment() {
@@ -65,18 +61,5 @@ format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner() {
   }
   return std::unique_ptr<PrefillRunner>(runner);
 }
-
-NumberType default_prefill_type() {
-#if defined(__x86_64__)
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  const bool os_saves_avx512 = __builtin_cpu_supports("avx512f");
-  const bool avx512_bf16 = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
-  const bool amx_bf16 = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & (1u << 22)) != 0;
-  if (os_saves_avx512 && (avx512_bf16 || amx_bf16)) return NumberType::kBF16;
-#endif
-  return NumberType::kF32;
-}
-
-const char* number_type_name(NumberType type) { return type == NumberType::kBF16 ? "bf16" : "f32"; }
 
 }  // namespace polykv::runtime

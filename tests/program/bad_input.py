@@ -34,8 +34,8 @@ with Workplace() as place:
     refused(place, 6, ["template", "chatml"], "build", TEXT, "-o", "a.pkv", "--template", "vicuna")
     refused(place, 3, ["folder"], "build", TEXT, "-o", "no/such/folder/a.pkv")
     refused(place, 1, ["token"], "build", "-", "-o", "a.pkv", "--template", "none", stdin=b"x")
-    refused(place, 1, ["POLYKV_TORCH_DIR", "nowhere"], "build", "-", "-o", "a.pkv", stdin=b"Some text. More.",
-            env={"POLYKV_TORCH_DIR": "nowhere"})  # fmt: skip
+    refused(place, 1, ["POLYKV_TORCH_DIR", "nowhere"], "build", "-", "-o", "a.pkv", "--prefill-type",
+            "f32", stdin=b"Some text. More.", env={"POLYKV_TORCH_DIR": "nowhere"})  # fmt: skip
     litter(place)
 
     # A text without a stable token: the template's tokens alone make a pool, and it answers.

@@ -13,8 +13,7 @@ file(GLOB torch_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cli/runtime/torc
 add_library(polykv_torch MODULE ${torch_sources})
 target_include_directories(polykv_torch PRIVATE ${PROJECT_SOURCE_DIR})
 target_include_directories(polykv_torch SYSTEM PRIVATE ${POLYKV_TORCH_FOUND_DIR}/include)
-# psabi: block_softmax's vectors are passed to inlined functions only, so no call has the ABI it warns about.
-target_compile_options(polykv_torch PRIVATE -Wno-conversion -Wno-shadow -Wno-psabi)
+target_compile_options(polykv_torch PRIVATE -Wno-conversion -Wno-shadow)
 target_link_libraries(polykv_torch PRIVATE polykv_runtime
   ${POLYKV_TORCH_FOUND_DIR}/lib/libtorch_cpu.so ${POLYKV_TORCH_FOUND_DIR}/lib/libc10.so)
 set_target_properties(polykv_torch PROPERTIES

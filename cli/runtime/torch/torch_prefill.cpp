@@ -1,8 +1,8 @@
 // The prefill runner on LibTorch: layer-outer, so that no converted copy of the model ever exists.
 //
 // One layer's weights are dequantized, the whole document runs through them in chunks, the layer's keys and values are
-// handed on, and the next layer begins. The residual stream stays float; matrix products run in the chosen type. This
-// is the only file that includes LibTorch's headers or catches its exceptions.
+// handed on, and the next layer begins. The residual stream and attention stay float; the linear layers run in the
+// chosen type. This is the only file that includes LibTorch's headers or catches its exceptions.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -11,12 +11,14 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <limits>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "cli/runtime/model_runner.h"
-#include "cli/runtime/torch/block_softmax.h"
+#include "core/workers.h"
 
 namespace polykv::runtime {
 namespace {
@@ -28,6 +30,7 @@ using format::Status;
 
 constexpr std::int64_t kRowChunk = 1024;    // tokens of a chunk in the linear layers: bounds their working memory
 constexpr std::int64_t kQueryBlock = 256;   // queries of an attention block
+constexpr std::int64_t kRowsOfTask = 64;    // dequantized by a thread at a time
 constexpr std::int64_t kVocabChunk = 8192;  // rows of the output matrix dequantized at a time
 
 // Thrown inside this file only, to leave LibTorch's call stack with an error of ours.
@@ -48,14 +51,16 @@ std::int64_t stored_row(std::int64_t row, std::int64_t head_dim, bool interleave
   return head + (within < half ? 2 * within : 2 * (within - half) + 1);
 }
 
-// The matrix in `type`, rows reordered if `interleaved`.
-at::Tensor dequantize(const WeightMatrix& matrix, at::ScalarType type, std::int64_t first_row, std::int64_t num_rows,
-                      std::int64_t head_dim = 1, bool interleaved = false) {
+// The matrix in `type`, rows reordered if `interleaved`. On threads of ours: at::parallel_for runs on one unless it is
+// compiled with LibTorch's own OpenMP.
+at::Tensor dequantize(core::Workers& workers, const WeightMatrix& matrix, at::ScalarType type, std::int64_t first_row,
+                      std::int64_t num_rows, std::int64_t head_dim = 1, bool interleaved = false) {
   const auto cols = static_cast<std::int64_t>(matrix.num_cols);
   at::Tensor out = at::empty({num_rows, cols}, type);
-  at::parallel_for(0, num_rows, 64, [&](std::int64_t begin, std::int64_t end) {
+  workers.run(static_cast<std::size_t>((num_rows + kRowsOfTask - 1) / kRowsOfTask), [&](std::size_t task, std::size_t) {
     std::vector<float> row(matrix.num_cols);
-    for (std::int64_t r = begin; r < end; ++r) {
+    const std::int64_t begin = static_cast<std::int64_t>(task) * kRowsOfTask;
+    for (std::int64_t r = begin; r < std::min(begin + kRowsOfTask, num_rows); ++r) {
       core::dequantize_row(matrix, static_cast<std::size_t>(stored_row(first_row + r, head_dim, interleaved)), row);
       if (type == at::kFloat) {
         std::copy(row.begin(), row.end(), out.data_ptr<float>() + r * cols);
@@ -68,14 +73,14 @@ at::Tensor dequantize(const WeightMatrix& matrix, at::ScalarType type, std::int6
   return out;
 }
 
-at::Tensor dequantize_all(const WeightMatrix& matrix, at::ScalarType type) {
-  return dequantize(matrix, type, 0, static_cast<std::int64_t>(matrix.num_rows));
+at::Tensor dequantize_all(core::Workers& workers, const WeightMatrix& matrix, at::ScalarType type) {
+  return dequantize(workers, matrix, type, 0, static_cast<std::int64_t>(matrix.num_rows));
 }
 
 // A bias as float, reordered like its matrix; an undefined tensor if the model has none.
-at::Tensor bias_of(const WeightMatrix& bias, std::int64_t head_dim, bool interleaved) {
+at::Tensor bias_of(core::Workers& workers, const WeightMatrix& bias, std::int64_t head_dim, bool interleaved) {
   if (!bias) return {};
-  const at::Tensor stored = dequantize_all(bias, at::kFloat).flatten();
+  const at::Tensor stored = dequantize_all(workers, bias, at::kFloat).flatten();
   if (!interleaved) return stored;
   at::Tensor index = at::empty({stored.size(0)}, at::kLong);
   for (std::int64_t i = 0; i < stored.size(0); ++i) index.data_ptr<std::int64_t>()[i] = stored_row(i, head_dim, true);
@@ -89,26 +94,26 @@ struct Layer {
   at::Tensor qkv_bias;                  // float, or undefined
   at::Tensor attention_output, gate_up, down;
 
-  Layer(const LayerWeights& weights, const ModelConfig& config, at::ScalarType type) {
+  Layer(core::Workers& workers, const LayerWeights& weights, const ModelConfig& config, at::ScalarType type) {
     const std::int64_t dim = config.head_dim;
     const bool interleaved = config.interleaved_qk;
     const auto rows = [](const WeightMatrix& m) { return static_cast<std::int64_t>(m.num_rows); };
-    attention_norm = dequantize_all(weights.attention_norm, at::kFloat).flatten();
-    ffn_norm = dequantize_all(weights.ffn_norm, at::kFloat).flatten();
-    qkv = at::cat({dequantize(weights.query, type, 0, rows(weights.query), dim, interleaved),
-                   dequantize(weights.key, type, 0, rows(weights.key), dim, interleaved),
-                   dequantize_all(weights.value, type)});
+    attention_norm = dequantize_all(workers, weights.attention_norm, at::kFloat).flatten();
+    ffn_norm = dequantize_all(workers, weights.ffn_norm, at::kFloat).flatten();
+    qkv = at::cat({dequantize(workers, weights.query, type, 0, rows(weights.query), dim, interleaved),
+                   dequantize(workers, weights.key, type, 0, rows(weights.key), dim, interleaved),
+                   dequantize_all(workers, weights.value, type)});
     if (weights.query_bias || weights.key_bias || weights.value_bias) {
       const auto or_zero = [&](const WeightMatrix& bias, const WeightMatrix& matrix, bool reorder) {
-        return bias ? bias_of(bias, dim, reorder) : at::zeros({rows(matrix)}, at::kFloat);
+        return bias ? bias_of(workers, bias, dim, reorder) : at::zeros({rows(matrix)}, at::kFloat);
       };
       qkv_bias = at::cat({or_zero(weights.query_bias, weights.query, interleaved),
                           or_zero(weights.key_bias, weights.key, interleaved),
                           or_zero(weights.value_bias, weights.value, false)});
     }
-    attention_output = dequantize_all(weights.attention_output, type);
-    gate_up = at::cat({dequantize_all(weights.ffn_gate, type), dequantize_all(weights.ffn_up, type)});
-    down = dequantize_all(weights.ffn_down, type);
+    attention_output = dequantize_all(workers, weights.attention_output, type);
+    gate_up = at::cat({dequantize_all(workers, weights.ffn_gate, type), dequantize_all(workers, weights.ffn_up, type)});
+    down = dequantize_all(workers, weights.ffn_down, type);
   }
 };
 
@@ -148,12 +153,13 @@ class TorchPrefill final : public PrefillRunner {
       const at::Tensor hidden = run(model, tokens, options, [](const LayerKv&) { return Status(); });
       at::Tensor index = at::empty({static_cast<std::int64_t>(positions.size())}, at::kLong);
       std::copy(positions.begin(), positions.end(), index.data_ptr<std::int64_t>());
-      const at::Tensor norm = dequantize_all(model.weights().output_norm, at::kFloat).flatten();
+      const at::Tensor norm = dequantize_all(*workers_, model.weights().output_norm, at::kFloat).flatten();
       const at::Tensor x = rms_norm(hidden.index_select(0, index), norm, model.config().rms_norm_eps);
       at::Tensor result = at::from_blob(out.data(), {x.size(0), model.config().vocab_size}, at::kFloat);
       for (std::int64_t row = 0; row < result.size(1); row += kVocabChunk) {
         const std::int64_t rows = std::min<std::int64_t>(kVocabChunk, result.size(1) - row);
-        result.narrow(1, row, rows).copy_(at::linear(x, dequantize(model.weights().output, at::kFloat, row, rows)));
+        result.narrow(1, row, rows)
+            .copy_(at::linear(x, dequantize(*workers_, model.weights().output, at::kFloat, row, rows)));
       }
     });
   }
@@ -164,11 +170,14 @@ class TorchPrefill final : public PrefillRunner {
   }
 
  private:
+  std::unique_ptr<core::Workers> workers_;  // of the last run
+
   template <typename Work>
-  static Status guarded(const PrefillOptions& options, const Work& work) {
+  Status guarded(const PrefillOptions& options, const Work& work) {
     try {
       const c10::InferenceMode inference;
       at::set_num_threads(static_cast<int>(options.num_threads));
+      workers_ = std::make_unique<core::Workers>(options.num_threads);
       work();
       return {};
     } catch (Stop& stop) {
@@ -180,8 +189,8 @@ class TorchPrefill final : public PrefillRunner {
   }
 
   // Returns the residual stream [num_tokens][hidden] after the last layer.
-  static at::Tensor run(const ModelFile& model, std::span<const std::uint32_t> tokens, const PrefillOptions& options,
-                        const std::function<Status(const LayerKv&)>& on_layer) {
+  at::Tensor run(const ModelFile& model, std::span<const std::uint32_t> tokens, const PrefillOptions& options,
+                 const std::function<Status(const LayerKv&)>& on_layer) {
     const ModelConfig& config = model.config();
     const at::ScalarType type = options.type == NumberType::kBF16 ? at::kBFloat16 : at::kFloat;
     const auto num_tokens = static_cast<std::int64_t>(tokens.size());
@@ -197,8 +206,8 @@ class TorchPrefill final : public PrefillRunner {
           throw Stop{Error(ErrorCode::kInterrupted, "interrupted")};
         }
       };
-      run_layer(Layer(model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden, progress,
-                on_layer);
+      run_layer(Layer(*workers_, model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden,
+                progress, on_layer);
     }
     return hidden;
   }
@@ -209,7 +218,7 @@ class TorchPrefill final : public PrefillRunner {
                         const std::function<Status(const LayerKv&)>& on_layer) {
     const std::int64_t num_tokens = hidden.size(0);
     const std::int64_t dim = config.head_dim, num_q = config.num_q_heads, num_kv = config.num_kv_heads;
-    at::Tensor query = at::empty({num_kv, num_q / num_kv, num_tokens, dim}, type);
+    at::Tensor query = at::empty({num_kv, num_q / num_kv, num_tokens, dim}, at::kFloat);
     at::Tensor keys = at::empty({num_kv, num_tokens, dim}, at::kFloat);
     at::Tensor values = at::empty({num_kv, num_tokens, dim}, at::kFloat);
     for (std::int64_t row = 0; row < num_tokens; row += kRowChunk) {
@@ -227,7 +236,7 @@ class TorchPrefill final : public PrefillRunner {
     }
     progress(0.2);
     hand_on(keys, values, layer, on_layer);
-    attend(weights, query, keys.to(type), values.to(type), hidden, progress);
+    attend(weights, query, keys, values, type, hidden, progress);
     for (std::int64_t row = 0; row < num_tokens; row += kRowChunk) {
       const std::int64_t rows = std::min(kRowChunk, num_tokens - row);
       at::Tensor residual = hidden.narrow(0, row, rows);
@@ -253,30 +262,11 @@ class TorchPrefill final : public PrefillRunner {
     check(on_layer(LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16)}));
   }
 
-  // Scores [heads][group * rows][visible] of a block whose queries are the last `rows` positions become softmax
-  // weights, not normalized; returns their sums [heads][group * rows][1], float.
-  static at::Tensor exponentiate(at::Tensor& scores, std::int64_t rows) {
-    const std::int64_t visible = scores.size(2);
-    if (scores.scalar_type() == at::kBFloat16) {
-      at::Tensor sums = at::empty({scores.size(0), scores.size(1), 1}, at::kFloat);
-      auto* bits = static_cast<std::uint16_t*>(scores.data_ptr());
-      at::parallel_for(0, sums.numel(), 32, [&](std::int64_t begin, std::int64_t end) {
-        block_softmax(bits + begin * visible, static_cast<std::size_t>(end - begin), static_cast<std::size_t>(visible),
-                      static_cast<std::size_t>(begin), static_cast<std::size_t>(rows), sums.data_ptr<float>() + begin);
-      });
-      return sums;
-    }
-    at::Tensor last = scores.view({-1, rows, visible}).narrow(2, visible - rows, rows);
-    last.masked_fill_(at::ones({rows, rows}, at::kBool).triu_(1), -std::numeric_limits<float>::infinity());
-    scores.sub_(scores.amax(-1, true)).exp_();
-    return scores.sum(-1, true);
-  }
-
   // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long
   // here.
   template <typename Progress>
   static void attend(const Layer& weights, const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
-                     at::Tensor& hidden, const Progress& progress) {
+                     at::ScalarType type, at::Tensor& hidden, const Progress& progress) {
     const std::int64_t num_kv = query.size(0), group = query.size(1), num_tokens = query.size(2), dim = query.size(3);
     const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
     const at::Tensor keys_by_dim = keys.transpose(1, 2);
@@ -285,10 +275,10 @@ class TorchPrefill final : public PrefillRunner {
       const std::int64_t visible = row + rows;
       const at::Tensor block = (query.narrow(2, row, rows) * scale).reshape({num_kv, group * rows, dim});
       at::Tensor scores = at::bmm(block, keys_by_dim.narrow(2, 0, visible));
-      const at::Tensor sums = exponentiate(scores, rows);
-      const at::Tensor mixed = (at::bmm(scores, values.narrow(1, 0, visible)) / sums)
-                                   .to(query.scalar_type())
-                                   .view({num_kv * group, rows, dim});
+      at::Tensor last = scores.view({-1, rows, visible}).narrow(2, row, rows);
+      last.masked_fill_(at::ones({rows, rows}, at::kBool).triu_(1), -std::numeric_limits<float>::infinity());
+      const at::Tensor mixed =
+          at::bmm(at::softmax(scores, -1), values.narrow(1, 0, visible)).to(type).view({num_kv * group, rows, dim});
       hidden.narrow(0, row, rows) +=
           at::linear(mixed.transpose(0, 1).reshape({rows, num_kv * group * dim}), weights.attention_output);
       progress(0.2 + 0.5 * static_cast<double>(visible) / static_cast<double>(num_tokens));

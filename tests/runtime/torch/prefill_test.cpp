@@ -4,11 +4,14 @@
 #include <iostream>
 
 #include "cli/runtime/model_runner.h"
-#include "core/float16.h"
+#include "tests/support/collected_kv.h"
 #include "tests/support/step_logits.h"
 
 namespace polykv::runtime {
 namespace {
+
+using tests::Collected;
+using tests::relative_difference;
 
 constexpr const char* kDefaultModel = "smollm2-135m-instruct-q4_1";
 
@@ -30,7 +33,10 @@ std::vector<std::string> fixtures_and_default() {
   return names;
 }
 
-PrefillRunner& runner() {
+// LibTorch's; bf16 is ours where the CPU has it.
+PrefillRunner& runner(NumberType type = NumberType::kF32) {
+  static auto ours = make_prefill_runner(NumberType::kBF16);
+  if (type == NumberType::kBF16 && ours) return **ours;
   static auto loaded = load_prefill_runner();
   INFO((loaded ? "" : loaded.error().message));
   REQUIRE(loaded.has_value());
@@ -87,53 +93,12 @@ TEST_CASE("the two runners agree on the default model, and with transformers' gr
   CHECK(std::equal(golden.greedy.begin(), end, greedy.begin()));
 }
 
-// Keys and values of one layer, as floats.
-struct Collected {
-  std::vector<std::vector<std::uint16_t>> keys, values;
-};
-
 Collected prefill(const ModelFile& model, std::span<const std::uint32_t> tokens, NumberType type,
                   std::uint32_t threads) {
-  Collected collected;
   PrefillOptions options;
   options.type = type;
   options.num_threads = threads;
-  REQUIRE(runner().prefill(model, tokens, options, [&](const LayerKv& layer) {
-    CHECK(layer.layer == collected.keys.size());
-    CHECK(layer.num_tokens == tokens.size());
-    collected.keys.emplace_back(layer.keys.begin(), layer.keys.end());
-    collected.values.emplace_back(layer.values.begin(), layer.values.end());
-    return format::Status();
-  }));
-  return collected;
-}
-
-// Relative root mean square difference.
-double relative_difference(const std::vector<std::uint16_t>& a, const std::vector<std::uint16_t>& b) {
-  double difference = 0.0, size = 0.0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double x = core::float16_to_float(a[i]), y = core::float16_to_float(b[i]);
-    difference += (x - y) * (x - y);
-    size += x * x;
-  }
-  return std::sqrt(difference / size);
-}
-
-// The tail's keys (or values) of one layer in the prefill's order, [kv_head][position][head_dim].
-std::vector<std::uint16_t> tail_values(const core::Tail& tail, const ModelConfig& config, std::uint32_t layer,
-                                       bool keys) {
-  const std::size_t dim = config.head_dim, padded = (dim + 15) / 16 * 16;
-  std::vector<std::uint16_t> out;
-  for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
-    for (std::uint32_t t = 0; t < tail.num_tokens(); ++t) {
-      const std::uint32_t block = t / 64, slot = t % 64;
-      for (std::size_t d = 0; d < dim; ++d) {
-        out.push_back(keys ? tail.key_block(layer, head, block)[(slot / 16 * dim + d) * 16 + slot % 16]
-                           : tail.value_block(layer, head, block)[slot * padded + d]);
-      }
-    }
-  }
-  return out;
+  return tests::collect(runner(type), model, tokens, options);
 }
 
 TEST_CASE("prefill's keys and values are those of the step runner's tail") {
@@ -144,41 +109,43 @@ TEST_CASE("prefill's keys and values are those of the step runner's tail") {
     const tests::GoldenLogits golden = tests::load_golden(name);
     const Collected collected = prefill(model, golden.tokens, NumberType::kF32, 2);
     REQUIRE(collected.keys.size() == model.config().num_layers);
-    StepRunner steps(model, {}, workers);
-    core::Tail tail = steps.make_tail(static_cast<std::uint32_t>(golden.tokens.size()));
-    const std::span<const std::uint32_t> tokens(golden.tokens);
-    for (std::size_t at = 0; at < tokens.size(); at += kMaxStepRows) {
-      const AgentStep step{&tail, tokens.subspan(at, std::min(kMaxStepRows, tokens.size() - at)), {}, 0, nullptr};
-      REQUIRE(steps.step({&step, 1}));
-    }
+    const Collected stepped = tests::collect_steps(model, golden.tokens, workers);
     for (std::uint32_t layer = 0; layer < model.config().num_layers; ++layer) {
       // Both end in float16 (2^-12 on average each way); later layers carry the rounding of earlier ones.
-      CHECK(relative_difference(collected.keys[layer], tail_values(tail, model.config(), layer, true)) < 0.002);
-      CHECK(relative_difference(collected.values[layer], tail_values(tail, model.config(), layer, false)) < 0.002);
+      CHECK(relative_difference(collected.keys[layer], stepped.keys[layer]) < 0.002);
+      CHECK(relative_difference(collected.values[layer], stepped.values[layer]) < 0.002);
     }
   }
 }
 
 TEST_CASE("bf16 stays near f32, and chunks and blocks leave no seam") {
-  const ModelFile model = open_model("llama-gqa-q8_0");
+  std::cout << "prefill in bf16 by " << runner(NumberType::kBF16).version() << std::endl;
   std::vector<std::uint32_t> tokens(1500);  // more than one chunk of rows and several blocks of queries
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::uint32_t>(i * 7919 % 250);
-  const Collected exact = prefill(model, tokens, NumberType::kF32, 2);
-  const Collected rounded = prefill(model, tokens, NumberType::kBF16, 2);
-  for (std::size_t layer = 0; layer < exact.keys.size(); ++layer) {
-    // bf16 keeps 8 bits, 2^-9 a rounding; a layer rounds its input, its weights, its shares and its output.
-    CHECK(relative_difference(exact.keys[layer], rounded.keys[layer]) < 0.03);
-    CHECK(relative_difference(exact.values[layer], rounded.values[layer]) < 0.03);
+  for (const std::string& name : tests::model_fixtures()) {
+    INFO(name);
+    const ModelFile model = open_model(name);
+    const Collected exact = prefill(model, tokens, NumberType::kF32, 2);
+    const Collected rounded = prefill(model, tokens, NumberType::kBF16, 2);
+    REQUIRE(rounded.keys.size() == exact.keys.size());
+    for (std::size_t layer = 0; layer < exact.keys.size(); ++layer) {
+      // bf16 keeps 8 bits, 2^-9 a rounding; a layer rounds its input, its weights, its shares and its output.
+      CHECK(relative_difference(exact.keys[layer], rounded.keys[layer]) < 0.03);
+      CHECK(relative_difference(exact.values[layer], rounded.values[layer]) < 0.03);
+    }
   }
   // A prefix alone gives what it gives inside the longer text: nothing looks ahead.
-  const Collected prefix = prefill(model, std::span(tokens).first(1100), NumberType::kF32, 1);
+  const ModelFile model = open_model("llama-gqa-q8_0");
   const std::size_t dim = model.config().head_dim;
-  for (std::size_t layer = 0; layer < exact.keys.size(); ++layer) {
-    const std::vector<std::uint16_t> inside(exact.keys[layer].begin(),
-                                            exact.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
-    const std::vector<std::uint16_t> alone(prefix.keys[layer].begin(),
-                                           prefix.keys[layer].begin() + 1100 * static_cast<std::ptrdiff_t>(dim));
-    CHECK(relative_difference(alone, inside) < 0.001);
+  for (const NumberType type : {NumberType::kF32, NumberType::kBF16}) {
+    const Collected whole = prefill(model, tokens, type, 2);
+    const Collected prefix = prefill(model, std::span(tokens).first(1100), type, 1);
+    for (std::size_t layer = 0; layer < whole.keys.size(); ++layer) {
+      const auto size = 1100 * static_cast<std::ptrdiff_t>(dim);
+      const std::vector<std::uint16_t> inside(whole.keys[layer].begin(), whole.keys[layer].begin() + size);
+      const std::vector<std::uint16_t> alone(prefix.keys[layer].begin(), prefix.keys[layer].begin() + size);
+      CHECK(relative_difference(alone, inside) < 0.001);
+    }
   }
 }
 

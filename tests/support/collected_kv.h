@@ -1,0 +1,77 @@
+// All layers' keys and values, from a prefill or from the step runner's tail, in the prefill's order.
+#pragma once
+
+#include <cmath>
+
+#include "cli/runtime/model_runner.h"
+#include "cli/runtime/step_runner.h"
+#include "core/float16.h"
+#include "tests/support/catch.h"
+
+namespace polykv::tests {
+
+struct Collected {
+  std::vector<std::vector<std::uint16_t>> keys, values;  // [layer], float16 bits [kv_head][position][head_dim]
+};
+
+inline Collected collect(runtime::PrefillRunner& runner, const runtime::ModelFile& model,
+                         std::span<const std::uint32_t> tokens, const runtime::PrefillOptions& options) {
+  Collected collected;
+  REQUIRE(runner.prefill(model, tokens, options, [&](const runtime::LayerKv& layer) {
+    CHECK(layer.layer == collected.keys.size());
+    CHECK(layer.num_tokens == tokens.size());
+    collected.keys.emplace_back(layer.keys.begin(), layer.keys.end());
+    collected.values.emplace_back(layer.values.begin(), layer.values.end());
+    return format::Status();
+  }));
+  return collected;
+}
+
+// One layer's keys (or values) of a tail.
+inline std::vector<std::uint16_t> tail_values(const core::Tail& tail, const runtime::ModelConfig& config,
+                                              std::uint32_t layer, bool keys) {
+  const std::size_t dim = config.head_dim, padded = (dim + 15) / 16 * 16;
+  std::vector<std::uint16_t> out;
+  for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
+    for (std::uint32_t t = 0; t < tail.num_tokens(); ++t) {
+      const std::uint32_t block = t / 64, slot = t % 64;
+      for (std::size_t d = 0; d < dim; ++d) {
+        out.push_back(keys ? tail.key_block(layer, head, block)[(slot / 16 * dim + d) * 16 + slot % 16]
+                           : tail.value_block(layer, head, block)[slot * padded + d]);
+      }
+    }
+  }
+  return out;
+}
+
+inline Collected collect_steps(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens,
+                               core::Workers& workers) {
+  runtime::StepRunner steps(model, {}, workers);
+  core::Tail tail = steps.make_tail(static_cast<std::uint32_t>(tokens.size()));
+  for (std::size_t at = 0; at < tokens.size(); at += runtime::kMaxStepRows) {
+    const auto rows = tokens.subspan(at, std::min(runtime::kMaxStepRows, tokens.size() - at));
+    const runtime::AgentStep step{&tail, rows, {}, 0, nullptr};
+    REQUIRE(steps.step({&step, 1}));
+  }
+  Collected collected;
+  for (std::uint32_t layer = 0; layer < model.config().num_layers; ++layer) {
+    collected.keys.push_back(tail_values(tail, model.config(), layer, true));
+    collected.values.push_back(tail_values(tail, model.config(), layer, false));
+  }
+  return collected;
+}
+
+// Relative root mean square difference.
+inline double relative_difference(const std::vector<std::uint16_t>& a, const std::vector<std::uint16_t>& b) {
+  REQUIRE(a.size() == b.size());
+  double difference = 0.0, size = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double x = static_cast<double>(core::float16_to_float(a[i]));
+    const double y = static_cast<double>(core::float16_to_float(b[i]));
+    difference += (x - y) * (x - y);
+    size += x * x;
+  }
+  return std::sqrt(difference / size);
+}
+
+}  // namespace polykv::tests
