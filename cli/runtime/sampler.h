@@ -1,6 +1,7 @@
 // From logits to the next token.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -18,19 +19,26 @@ struct SamplingOptions {
 // Filters in the order top-k, temperature, top-p, min-p. One sampler per answer: equal seeds give equal answers.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options) : options_(options), state_(options.seed) {}
+  // Room for `vocab_size` logits: with as many or fewer, sample() allocates nothing.
+  explicit Sampler(const SamplingOptions& options, std::size_t vocab_size = 0);
   std::uint32_t sample(std::span<const float> logits);
 
  private:
-  double next_uniform();  // in [0, 1)
-
-  SamplingOptions options_;
-  std::uint64_t state_;
   struct Candidate {
     float logit;
     std::uint32_t id;
   };
-  std::vector<Candidate> candidates_;
+
+  double next_uniform();  // in [0, 1)
+  double weight_of(const Candidate& candidate) const;
+  double sorted_weight(std::size_t i);
+  void sort_first(std::size_t count);
+
+  SamplingOptions options_;
+  std::uint64_t state_;
+  double best_logit_ = 0.0;
+  std::vector<Candidate> candidates_;  // the first weights_.size() sorted, the likeliest first
+  std::vector<double> weights_;        // not normalized: 1 for the likeliest
 };
 
 }  // namespace polykv::runtime
