@@ -11,6 +11,9 @@ namespace {
 using core::Activations;
 using core::WeightMatrix;
 
+// With fewer rows, handing them out costs more than the work between two matrices.
+constexpr std::size_t kSoloRows = 4;
+
 // One row of a step: which agent, and how many positions of the agent's tail it sees, itself included.
 struct Row {
   const AgentStep* agent;
@@ -50,8 +53,9 @@ void apply_rope(float* head, const float* cos, const float* sin, std::size_t hea
 }
 
 // Interleaved pairs (2i, 2i + 1) to half-split order (ModelConfig::interleaved_qk).
-void split_halves(float* head, std::size_t head_dim, std::vector<float>& scratch) {
-  scratch.assign(head, head + head_dim);
+void split_halves(float* head, std::size_t head_dim) {
+  float scratch[format::kMaxHeadDim];
+  std::copy_n(head, head_dim, scratch);
   for (std::size_t i = 0; i < head_dim / 2; ++i) {
     head[i] = scratch[2 * i];
     head[head_dim / 2 + i] = scratch[2 * i + 1];
@@ -84,7 +88,8 @@ struct StepRunner::State {
 
   // Working memory, [rows][...].
   std::vector<Row> rows;
-  std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin, head_scratch;
+  std::vector<std::size_t> first_rows;  // of each agent
+  std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin;
   std::vector<core::AttendRow> attend_rows;
   Activations activations;
 
@@ -104,6 +109,16 @@ struct StepRunner::State {
 
   std::size_t num_rows() const { return rows.size(); }
 
+  // task(row) for every row, each on some thread.
+  template <typename Task>
+  void for_rows(const Task& task) {
+    if (num_rows() < kSoloRows) {
+      for (std::size_t r = 0; r < num_rows(); ++r) task(r);
+    } else {
+      workers.run(num_rows(), [&task](std::size_t r, std::size_t) { task(r); });
+    }
+  }
+
   void start(std::span<const AgentStep> agents);
   void norm_rows(const std::vector<float>& weight);
   void multiply(const WeightMatrix& weights, const WeightMatrix& bias, std::vector<float>& out);
@@ -117,7 +132,9 @@ struct StepRunner::State {
 // Rows, their embeddings and their rotation angles (in double: a float angle is off by 0.004 at position 100,000).
 void StepRunner::State::start(std::span<const AgentStep> agents) {
   rows.clear();
+  first_rows.clear();
   for (const AgentStep& agent : agents) {
+    first_rows.push_back(rows.size());
     for (std::size_t i = 0; i < agent.tokens.size(); ++i) {
       const std::uint32_t before = agent.tail->num_tokens() + static_cast<std::uint32_t>(i);
       rows.push_back({&agent, agent.tokens[i], chain_end + before, before + 1});
@@ -127,7 +144,7 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
   hidden.resize(num_rows() * config.hidden_size);
   cos.resize(num_rows() * half);
   sin.resize(num_rows() * half);
-  for (std::size_t r = 0; r < num_rows(); ++r) {
+  for_rows([&](std::size_t r) {
     core::dequantize_row(model.weights().embedding, rows[r].token,
                          {&hidden[r * config.hidden_size], config.hidden_size});
     for (std::size_t i = 0; i < half; ++i) {
@@ -135,15 +152,15 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
       cos[r * half + i] = static_cast<float>(std::cos(angle));
       sin[r * half + i] = static_cast<float>(std::sin(angle));
     }
-  }
+  });
 }
 
 // activations = RMSNorm of every row of `hidden`.
 void StepRunner::State::norm_rows(const std::vector<float>& weight) {
   normed.resize(hidden.size());
-  for (std::size_t r = 0; r < num_rows(); ++r) {
+  for_rows([&](std::size_t r) {
     rms_norm(&hidden[r * config.hidden_size], weight, config.rms_norm_eps, &normed[r * config.hidden_size]);
-  }
+  });
   activations.assign(normed, num_rows(), config.hidden_size);
 }
 
@@ -157,27 +174,32 @@ void StepRunner::State::query_key_value(const LayerWeights& layer) {
   multiply(layer.key, layer.key_bias, key);
   multiply(layer.value, layer.value_bias, value);
   const std::size_t dim = config.head_dim, half = dim / 2;
-  const auto rotate = [&](std::vector<float>& x, std::size_t num_heads) {
-    for (std::size_t r = 0; r < num_rows(); ++r) {
-      for (std::size_t h = 0; h < num_heads; ++h) {
-        float* head = &x[(r * num_heads + h) * dim];
-        if (config.interleaved_qk) split_halves(head, dim, head_scratch);
-        apply_rope(head, &cos[r * half], &sin[r * half], dim);
-      }
+  const auto rotate = [&](std::size_t r, std::vector<float>& x, std::size_t num_heads) {
+    for (std::size_t h = 0; h < num_heads; ++h) {
+      float* head = &x[(r * num_heads + h) * dim];
+      if (config.interleaved_qk) split_halves(head, dim);
+      apply_rope(head, &cos[r * half], &sin[r * half], dim);
     }
   };
-  rotate(query, config.num_q_heads);
-  rotate(key, config.num_kv_heads);
+  for_rows([&](std::size_t r) {
+    rotate(r, query, config.num_q_heads);
+    rotate(r, key, config.num_kv_heads);
+  });
 }
 
 void StepRunner::State::append_to_tails(std::uint32_t layer, std::span<const AgentStep> agents) {
   const std::size_t row_size = std::size_t{config.num_kv_heads} * config.head_dim;
-  std::size_t row = 0;
-  for (const AgentStep& agent : agents) {
-    const std::size_t size = agent.tokens.size() * row_size;
-    agent.tail->append(layer, {&key[row * row_size], size}, {&value[row * row_size], size},
+  const auto append = [&](std::size_t i) {
+    const AgentStep& agent = agents[i];
+    const std::size_t first = first_rows[i] * row_size, size = agent.tokens.size() * row_size;
+    agent.tail->append(layer, {&key[first], size}, {&value[first], size},
                        static_cast<std::uint32_t>(agent.tokens.size()));
-    row += agent.tokens.size();
+  };
+  // In layer 0 tails grow; that allocates, and tasks must not throw.
+  if (layer == 0 || agents.size() < kSoloRows) {
+    for (std::size_t i = 0; i < agents.size(); ++i) append(i);
+  } else {
+    workers.run(agents.size(), [&append](std::size_t i, std::size_t) { append(i); });
   }
 }
 
@@ -206,7 +228,11 @@ void StepRunner::State::feed_forward(std::uint32_t layer) {
   norm_rows(norms[layer].ffn);
   multiply(weights.ffn_gate, {}, gate);
   multiply(weights.ffn_up, {}, up);
-  for (std::size_t i = 0; i < gate.size(); ++i) up[i] *= gate[i] / (1.0f + std::exp(-gate[i]));
+  for_rows([&](std::size_t r) {
+    for (std::size_t i = r * config.ffn_size; i < (r + 1) * config.ffn_size; ++i) {
+      up[i] *= gate[i] / (1.0f + std::exp(-gate[i]));
+    }
+  });
   activations.assign(up, num_rows(), config.ffn_size);
   multiply(weights.ffn_down, {}, projected);
   for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += projected[i];
@@ -214,26 +240,28 @@ void StepRunner::State::feed_forward(std::uint32_t layer) {
 
 // Only rows whose logits are wanted go through the output matrix, a third of a small model's weights.
 void StepRunner::State::logits(std::span<const AgentStep> agents) {
+  const std::size_t vocab = config.vocab_size;
   std::vector<float*> outputs;
   normed.clear();
-  std::size_t row = 0;
-  for (const AgentStep& agent : agents) {
-    const std::size_t first = agent.tokens.size() - agent.num_logits;
-    for (std::size_t i = 0; i < agent.num_logits; ++i) {
+  for (std::size_t a = 0; a < agents.size(); ++a) {
+    const std::size_t first = first_rows[a] + agents[a].tokens.size() - agents[a].num_logits;
+    for (std::size_t i = 0; i < agents[a].num_logits; ++i) {
       normed.resize(normed.size() + config.hidden_size);
-      rms_norm(&hidden[(row + first + i) * config.hidden_size], output_norm, config.rms_norm_eps,
+      rms_norm(&hidden[(first + i) * config.hidden_size], output_norm, config.rms_norm_eps,
                &normed[normed.size() - config.hidden_size]);
-      outputs.push_back(agent.logits + i * config.vocab_size);
+      outputs.push_back(agents[a].logits + i * vocab);
     }
-    row += agent.tokens.size();
   }
   if (outputs.empty()) return;
   activations.assign(normed, outputs.size(), config.hidden_size);
-  projected.resize(outputs.size() * config.vocab_size);
-  core::linear(activations, model.weights().output, {}, workers, projected);
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    std::copy_n(&projected[i * config.vocab_size], config.vocab_size, outputs[i]);
-  }
+  // Rows that follow each other in memory need no copy: 200 KB each for a vocabulary of 49,152.
+  bool in_place = true;
+  for (std::size_t i = 1; i < outputs.size(); ++i) in_place &= outputs[i] == outputs[i - 1] + vocab;
+  if (!in_place) projected.resize(outputs.size() * vocab);
+  const std::span<float> out(in_place ? outputs.front() : projected.data(), outputs.size() * vocab);
+  core::linear(activations, model.weights().output, {}, workers, out);
+  if (in_place) return;
+  for (std::size_t i = 0; i < outputs.size(); ++i) std::copy_n(&out[i * vocab], vocab, outputs[i]);
 }
 
 StepRunner::StepRunner(const ModelFile& model, std::vector<const core::KvPool*> chain, core::Workers& workers)
