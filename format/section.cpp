@@ -87,7 +87,7 @@ Error bad_extent(std::uint64_t at, const std::string& name, const char* field, s
                name + ": " + field + " is " + hex_offset(found) + ", expected " + hex_offset(expected)};
 }
 
-// No gap, no overlap, no more padding than the next section's alignment asks for.
+// No gap, no overlap, no more padding than the alignment asks for.
 Status check_tiling(std::span<const SectionEntry> sections, std::uint64_t file_bytes) {
   const std::uint64_t end = file_bytes - kTrailerBytes;
   std::uint64_t expected_offset = kSuperblockBytes;
@@ -96,10 +96,9 @@ Status check_tiling(std::span<const SectionEntry> sections, std::uint64_t file_b
     const std::uint64_t at = kSectionTableOffset + i * kSectionEntryBytes;
     const std::string name = entry_name(i, entry.kind);
     if (entry.offset != expected_offset) return bad_extent(at + 8, name, "offset", entry.offset, expected_offset);
-    const bool last = i + 1 == sections.size();
     const std::optional<std::uint64_t> data_end = checked_add(entry.offset, entry.bytes);
     const std::optional<std::uint64_t> padded_end =
-        data_end ? checked_align(*data_end, last ? 64 : section_alignment(sections[i + 1].kind)) : std::nullopt;
+        data_end ? checked_align(*data_end, kSectionAlignment) : std::nullopt;
     if (!padded_end || *padded_end > end) {
       return Error{ErrorCode::kBadSectionTable, at + 16,
                    name + ": it ends past the trailer's start " + hex_offset(end)};
@@ -130,8 +129,6 @@ std::uint32_t section_flags(SectionKind kind) {
   const KnownSection* known = find_known(kind);
   return known != nullptr ? known->flags : 0;
 }
-
-std::uint64_t section_alignment(SectionKind kind) { return kind == SectionKind::kPages ? 4096 : 64; }
 
 bool is_chunked(SectionKind kind) { return kind != SectionKind::kChunkTable && kind != SectionKind::kDigests; }
 

@@ -46,6 +46,9 @@ struct SectionEntry {
 
 inline constexpr std::uint64_t kSuperblockBytes = 4096;
 inline constexpr std::uint64_t kTrailerBytes = 4096;
+// Sections start at multiples of it and are padded to one: a cache line, what tiles of pages need. One number for all
+// of them, so that the padding, which is digested, follows from the section alone and not from where the file puts it.
+inline constexpr std::uint64_t kSectionAlignment = 64;
 inline constexpr std::uint64_t kChunkBytes = 256 * 1024;
 inline constexpr std::uint32_t kMinSections = 7;
 inline constexpr std::uint32_t kMaxSections = 24;
@@ -61,8 +64,6 @@ std::string_view section_name(SectionKind kind);
 bool is_known_section(SectionKind kind);
 // The flags that a section of a known kind carries.
 std::uint32_t section_flags(SectionKind kind);
-// Where a section may start: pages at a multiple of 4096, all others at one of 64.
-std::uint64_t section_alignment(SectionKind kind);
 bool is_chunked(SectionKind kind);
 
 // A section's i-th chunk, 0 <= i < num_chunks: consecutive extents of kChunkBytes, the last one shorter.
@@ -86,9 +87,9 @@ const SectionEntry* find_section(std::span<const SectionEntry> sections, Section
 std::uint64_t number_chunks(std::span<SectionEntry> sections);
 
 // `superblock` is kSuperblockBytes long; num_sections is at most kMaxSections. Checks that the kinds are known or may
-// be skipped, ascend, and that the sections, padded to the next one's alignment and no further, tile the file from the
-// superblock to the trailer. Chunks are numbered.
-// Errors: kUnknownSection, kBadSectionTable, kBadReserved, kLimitExceeded.
+// be skipped, ascend, and that the sections, padded to kSectionAlignment and no further, tile the file from the
+// superblock to the trailer. Chunks are numbered. Errors: kUnknownSection, kBadSectionTable, kBadReserved,
+// kLimitExceeded.
 Result<std::vector<SectionEntry>> parse_section_table(std::span<const std::byte> superblock, std::uint32_t num_sections,
                                                       std::uint64_t file_bytes);
 void serialize_section_table(std::span<const SectionEntry> sections, std::span<std::byte> superblock);

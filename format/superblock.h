@@ -17,7 +17,7 @@ namespace polykv::format {
 
 // While the major is 0 a reader takes only its own minor.
 inline constexpr std::uint16_t kFormatMajor = 0;
-inline constexpr std::uint16_t kFormatMinor = 1;
+inline constexpr std::uint16_t kFormatMinor = 2;
 inline constexpr char kWriterName[] = "polykv 0.1.0";
 inline constexpr char kMinReader[] = "polykv 0.1.0";
 

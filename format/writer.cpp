@@ -64,22 +64,20 @@ WrittenSection* PoolWriter::State::find(SectionKind kind) {
   return nullptr;
 }
 
-// Where the next section starts, before its own alignment.
+// Where the next section starts.
 std::uint64_t PoolWriter::State::end() const {
   return sections.empty() ? kSuperblockBytes : sections.back().entry.offset + sections.back().entry.padded_bytes;
 }
 
-// Places a section after the last one, which is padded up to it. Sections are added in ascending order of their kinds.
+// Places a section after the last one. Sections are added in ascending order of their kinds.
 void PoolWriter::State::add_section(SectionKind kind, std::uint64_t bytes) {
   if (bytes == 0) return;
-  const std::uint64_t offset = *checked_align(end(), section_alignment(kind));
-  if (!sections.empty()) sections.back().entry.padded_bytes = offset - sections.back().entry.offset;
   WrittenSection section;
   section.entry.kind = kind;
   section.entry.flags = section_flags(kind);
-  section.entry.offset = offset;
+  section.entry.offset = end();
   section.entry.bytes = bytes;
-  section.entry.padded_bytes = *checked_align(bytes, 64);
+  section.entry.padded_bytes = *checked_align(bytes, kSectionAlignment);
   sections.push_back(std::move(section));
 }
 

@@ -197,19 +197,19 @@ TEST_CASE("the writer still writes the good fixtures") {
     const auto made_reader = format::PoolReader::open(made), frozen_reader = format::PoolReader::open(frozen);
     REQUIRE(made_reader.has_value());
     REQUIRE(frozen_reader.has_value());
-    // Another zstd may make another frame of the same text; then offsets and digests move too, but not what they cover.
+    // Another zstd may make another frame of the same text; then offsets move too, but nothing else.
+    CHECK(made_reader->superblock().file_id == frozen_reader->superblock().file_id);
+    bool same_frame = false;
     for (const format::SectionEntry& section : frozen_reader->sections()) {
-      if (section.kind == format::SectionKind::kSource || !format::is_chunked(section.kind)) continue;
+      if (!format::is_chunked(section.kind)) continue;
       const format::SectionEntry* other = format::find_section(made_reader->sections(), section.kind);
       REQUIRE(other != nullptr);
-      const auto bytes = [](const std::vector<std::byte>& file, const format::SectionEntry& entry) {
-        return std::vector<std::byte>(file.begin() + static_cast<std::ptrdiff_t>(entry.offset),
-                                      file.begin() + static_cast<std::ptrdiff_t>(entry.offset + entry.bytes));
-      };
       INFO(format::section_name(section.kind));
-      CHECK((bytes(made, *other) == bytes(frozen, section)));
+      const bool same = other->digest == section.digest;
+      if (section.kind == format::SectionKind::kSource) same_frame = same;
+      if (section.kind != format::SectionKind::kSource) CHECK(same);
     }
-    if (made_reader->sections()[2].bytes == frozen_reader->sections()[2].bytes) CHECK((made == frozen));
+    if (same_frame) CHECK((made == frozen));
   }
   std::filesystem::remove_all(folder);
 }

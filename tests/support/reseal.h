@@ -206,30 +206,23 @@ inline std::vector<std::byte> put_together(const PoolParts& parts, const Seal& s
   std::vector<std::byte> pool = parts.superblock;
   std::fill(pool.begin() + format::kSectionTableOffset, pool.begin() + 3584, std::byte{0});
   std::uint32_t num_sections = 0;
-  // Each section pads the one before it up to its own start.
-  const auto pad_last = [&](std::uint64_t alignment) {
-    pool.resize((pool.size() + alignment - 1) / alignment * alignment);
-    if (num_sections == 0) return;
-    poke64(pool, entry_offset(num_sections - 1, 24),
-           pool.size() - format::load_le64(pool.data() + entry_offset(num_sections - 1, 8)));
-  };
   const auto place = [&](format::SectionKind kind, std::uint32_t flags, std::span<const std::byte> bytes) {
-    pad_last(format::section_alignment(kind));
     poke32(pool, entry_offset(num_sections, 0), static_cast<std::uint32_t>(kind));
     poke32(pool, entry_offset(num_sections, 4), flags);
     poke64(pool, entry_offset(num_sections, 8), pool.size());
     poke64(pool, entry_offset(num_sections, 16), bytes.size());
     pool.insert(pool.end(), bytes.begin(), bytes.end());
+    const std::size_t padded_bytes = (bytes.size() + 63) / 64 * 64;
+    pool.resize(pool.size() + padded_bytes - bytes.size());
+    poke64(pool, entry_offset(num_sections, 24), padded_bytes);
     ++num_sections;
     poke32(pool, 20, num_sections);
   };
   for (const PoolParts::Section& section : parts.sections) place(section.kind, section.flags, section.bytes);
-  pad_last(64);
   std::uint64_t num_chunks = 0;
   for (const format::SectionEntry& section : reseal_detail::load_table(pool)) num_chunks += section.num_chunks;
   place(format::SectionKind::kChunkTable, format::kSectionCritical, std::vector<std::byte>(num_chunks * 8));
   place(format::SectionKind::kDigests, format::kSectionCritical, std::vector<std::byte>(num_chunks * 32));
-  pad_last(64);
   pool.resize(pool.size() + format::kTrailerBytes);
   for (std::size_t i = 0; i < 8; ++i) pool[pool.size() - 1 - i] = std::byte{format::kMagic[i]};
   poke64(pool, 24, pool.size());

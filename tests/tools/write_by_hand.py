@@ -159,8 +159,8 @@ def place(parts):
     num_chunks = len(parts)
     parts = parts + [(CHUNK_TABLE, 1, bytes(8 * num_chunks)), (DIGESTS, 1, bytes(32 * num_chunks))]
     offset, placed = SUPERBLOCK_BYTES, []
-    for i, (kind, flags, data) in enumerate(parts):
-        end = pages.align(offset + len(data), 4096 if i + 1 < len(parts) and parts[i + 1][0] == 5 else 64)
+    for kind, flags, data in parts:
+        end = pages.align(offset + len(data), 64)
         placed.append((kind, flags, offset, data.ljust(end - offset, b"\0"), len(data)))
         offset = end
     return placed, offset + TRAILER_BYTES
@@ -194,7 +194,7 @@ def pool():
             checksum, digest_of[kind] = xxh3_64(padded, seed(2**32 + kind)), sha256(padded)
         table += struct.pack("<IIQQQQ", kind, flags, offset, size, len(padded), checksum) + digest_of[kind] + bytes(56)
         body += padded
-    head = bytes.fromhex("89504B560D0A1A0A") + struct.pack("<IHHIIQ", 0x01020304, 0, 1, 4096, len(placed), file_bytes)
+    head = bytes.fromhex("89504B560D0A1A0A") + struct.pack("<IHHIIQ", 0x01020304, 0, 2, 4096, len(placed), file_bytes)
     head += struct.pack("<QQQ", 1 << 63 | 1, 2, 0) + file_id + model + tokenizer + document + of_tokens + codec
     head += struct.pack("<8I", NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, NUM_TOKENS, len(chunks), 262144, 0, NUM_SINKS)
     head += b"\x01\x01" + bytes(6) + le(2**36, 8) + b"by hand, from the specification~" + bytes(32) + bytes(168)

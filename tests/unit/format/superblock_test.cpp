@@ -48,17 +48,18 @@ TEST_CASE("superblock: magic, byte order, version, features") {
   expect_field(8, 4, 0x01020305, ErrorCode::kMalformed);
   expect_field(12, 2, 1, ErrorCode::kUnsupportedVersion);
   expect_field(14, 2, 0, ErrorCode::kUnsupportedVersion, 12);
-  expect_field(14, 2, 2, ErrorCode::kUnsupportedVersion, 12);
+  expect_field(14, 2, 1, ErrorCode::kUnsupportedVersion, 12);
+  expect_field(14, 2, 3, ErrorCode::kUnsupportedVersion, 12);
   for (int bit = 0; bit < 64; ++bit) expect_field(48, 8, std::uint64_t{1} << bit, ErrorCode::kUnsupportedFeature);
 }
 
 TEST_CASE("superblock: an unsupported version names the remedy") {
   std::vector<std::byte> pool = pool_bytes(tiny_sample());
-  pool[14] = std::byte{2};
+  pool[14] = std::byte{1};
   const format::Status status = open_and_verify(pool);
   REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kUnsupportedVersion));
   CHECK(status.error().message ==
-        "superblock: format version is 0.2, expected 0.1; rebuild with: polykv build POOL -o NEW");
+        "superblock: format version is 0.1, expected 0.2; rebuild with: polykv build POOL -o NEW");
 }
 
 TEST_CASE("superblock: its own checksum") {
