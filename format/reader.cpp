@@ -211,16 +211,7 @@ Status PoolReader::State::check_fingerprints() const {
 }
 
 Status PoolReader::State::open() {
-  POLYKV_CHECK_STATUS(check_magic(file.first(std::min(file.size(), kMagic.size()))));
-  if (file.size() < kSuperblockBytes) {
-    return Error{ErrorCode::kTruncated, file.size(),
-                 "the file has " + std::to_string(file.size()) + " bytes, expected at least 8192"};
-  }
-  std::memcpy(superblock_page.data(), file.data(), superblock_page.size());
-  POLYKV_TRY(superblock, parse_superblock(superblock_page, file.size()));
-  Page trailer;
-  std::memcpy(trailer.data(), file.data() + file.size() - trailer.size(), trailer.size());
-  POLYKV_CHECK_STATUS(check_trailer(trailer, superblock, superblock_page));
+  POLYKV_TRY(superblock, parse_ends(file, superblock_page));
   POLYKV_TRY(sections, parse_section_table(superblock_page, superblock.num_sections, superblock.file_bytes));
   POLYKV_CHECK_STATUS(check_sizes());
   POLYKV_CHECK_STATUS(load_chunk_table());

@@ -103,8 +103,16 @@ Status check_zero(std::span<const std::byte> page, std::size_t begin, std::size_
                std::string(where) + ": reserved byte at " + hex_offset(begin + used) + " is not zero"};
 }
 
+Error unsupported_version(std::uint16_t major, std::uint16_t minor) {
+  const bool older = major == kFormatMajor && minor >= kOldestMinor && minor < kFormatMinor;
+  return Error{ErrorCode::kUnsupportedVersion, kMajorOffset,
+               "superblock: format version is " + std::to_string(major) + "." + std::to_string(minor) + ", expected " +
+                   std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor) +
+                   (older ? "; rebuild with: polykv build POOL -o NEW" : "; it needs a newer polykv")};
+}
+
 // Everything that decides whether this reader may look at the other fields.
-Status check_start(std::span<const std::byte> page) {
+Status check_start(std::span<const std::byte> page, std::uint16_t oldest_minor) {
   POLYKV_CHECK_STATUS(check_magic(page.first(kMagic.size())));
   const std::uint32_t byte_order = load_le32(page.data() + kByteOrderOffset);
   if (byte_order == kForeignByteOrderMark) {
@@ -115,12 +123,7 @@ Status check_start(std::span<const std::byte> page) {
                  "superblock: byte-order mark is " + hex_offset(byte_order) + ", expected 0x1020304"};
   }
   const std::uint16_t major = load_le16(page.data() + kMajorOffset), minor = load_le16(page.data() + kMinorOffset);
-  if (major != kFormatMajor || minor != kFormatMinor) {
-    return Error{ErrorCode::kUnsupportedVersion, kMajorOffset,
-                 "superblock: format version is " + std::to_string(major) + "." + std::to_string(minor) +
-                     ", expected " + std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor) +
-                     "; rebuild with: polykv build POOL -o NEW"};
-  }
+  if (major != kFormatMajor || minor < oldest_minor || minor > kFormatMinor) return unsupported_version(major, minor);
   const std::uint64_t unknown = load_le64(page.data() + kIncompatOffset) & ~kKnownIncompatFeatures;
   if (unknown != 0) {
     const int bit = __builtin_ctzll(unknown);
@@ -273,11 +276,14 @@ Page serialize_superblock(const Superblock& superblock, std::span<const SectionE
   return page;
 }
 
-Result<Superblock> parse_superblock(std::span<const std::byte> page, std::uint64_t file_bytes) {
-  POLYKV_CHECK_STATUS(check_start(page));
+Result<Superblock> parse_superblock(std::span<const std::byte> page, std::uint64_t file_bytes,
+                                    std::uint16_t oldest_minor) {
+  POLYKV_CHECK_STATUS(check_start(page, oldest_minor));
   POLYKV_CHECK_STATUS(check_constants(page));
   const std::byte* const at = page.data();
   Superblock superblock;
+  superblock.format_major = load_le16(at + kMajorOffset);
+  superblock.format_minor = load_le16(at + kMinorOffset);
   superblock.num_sections = load_le32(at + kNumSectionsOffset);
   superblock.file_bytes = load_le64(at + kFileBytesOffset);
   POLYKV_CHECK_STATUS(check_file_bytes(superblock.file_bytes, file_bytes));
@@ -353,6 +359,20 @@ Status check_trailer(std::span<const std::byte> page, const Superblock& superblo
                  "trailer: reserved byte at " + hex_offset(start + kTrailerReservedOffset + used) + " is not zero"};
   }
   return {};
+}
+
+Result<Superblock> parse_ends(std::span<const std::byte> file, Page& page, std::uint16_t oldest_minor) {
+  POLYKV_CHECK_STATUS(check_magic(file.first(std::min(file.size(), kMagic.size()))));
+  if (file.size() < kSuperblockBytes) {
+    return Error{ErrorCode::kTruncated, file.size(),
+                 "the file has " + std::to_string(file.size()) + " bytes, expected at least 8192"};
+  }
+  std::memcpy(page.data(), file.data(), page.size());
+  POLYKV_TRY(const Superblock superblock, parse_superblock(page, file.size(), oldest_minor));
+  Page trailer;
+  std::memcpy(trailer.data(), file.data() + file.size() - trailer.size(), trailer.size());
+  POLYKV_CHECK_STATUS(check_trailer(trailer, superblock, page));
+  return superblock;
 }
 
 }  // namespace polykv::format

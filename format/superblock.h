@@ -18,6 +18,8 @@ namespace polykv::format {
 // While the major is 0 a reader takes only its own minor.
 inline constexpr std::uint16_t kFormatMajor = 0;
 inline constexpr std::uint16_t kFormatMinor = 2;
+// Of pools from this minor on the text can be read, to build them again (older_pool.h).
+inline constexpr std::uint16_t kOldestMinor = 1;
 inline constexpr char kWriterName[] = "polykv 0.1.0";
 inline constexpr char kMinReader[] = "polykv 0.1.0";
 
@@ -59,7 +61,9 @@ Page serialize_superblock(const Superblock& superblock, std::span<const SectionE
 // `page` is a private copy of the file's first kSuperblockBytes bytes; `file_bytes` is the file's true size.
 // In this order: kUnfinished or kNotAPool, kForeignByteOrder, kUnsupportedVersion, kUnsupportedFeature, kBadChecksum,
 // kUnknownAlgorithm, kTruncated, then limits and reserved bytes (kLimitExceeded, kMalformed, kBadReserved).
-Result<Superblock> parse_superblock(std::span<const std::byte> page, std::uint64_t file_bytes);
+// Minors from `oldest_minor` on are taken: the superblock is the same in all of them.
+Result<Superblock> parse_superblock(std::span<const std::byte> page, std::uint64_t file_bytes,
+                                    std::uint16_t oldest_minor = kFormatMinor);
 
 // kUnfinished or kNotAPool, for a file of any length: `start` is what there is of its first 8 bytes.
 Status check_magic(std::span<const std::byte> start);
@@ -72,5 +76,9 @@ Page serialize_trailer(const Superblock& superblock, std::span<const std::byte> 
 // `page` is a private copy of the last kTrailerBytes bytes: kTruncated, kBadChecksum, kBadReserved, kBadDigest.
 Status check_trailer(std::span<const std::byte> page, const Superblock& superblock,
                      std::span<const std::byte> superblock_page);
+
+// The superblock of a whole file, of any length, after both ends of the file were checked. `page` gets a private copy
+// of the superblock: what was checked, even if the file changes meanwhile.
+Result<Superblock> parse_ends(std::span<const std::byte> file, Page& page, std::uint16_t oldest_minor = kFormatMinor);
 
 }  // namespace polykv::format

@@ -11,6 +11,7 @@
 #include "cli/runtime/pool_builder.h"
 #include "cli/signals.h"
 #include "format/file.h"
+#include "format/older_pool.h"
 #include "format/reader.h"
 #include "format/superblock.h"
 
@@ -43,6 +44,14 @@ bool is_pool(std::string_view bytes) {
          std::equal(format::kMagic.begin(), format::kMagic.end(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
 }
 
+// The text of a pool of any version that we can build again.
+format::Result<std::string> text_of_pool(std::span<const std::byte> bytes) {
+  const auto reader = format::PoolReader::open(bytes);
+  if (reader) return reader->source_text();
+  if (reader.error().code != ErrorCode::kUnsupportedVersion) return reader.error();
+  return format::older_source_text(bytes);
+}
+
 // A document: "-", a text file, or a pool, whose own source text is built again.
 format::Result<Document> read_document(const std::string& path) {
   if (path == "-") {
@@ -53,8 +62,7 @@ format::Result<Document> read_document(const std::string& path) {
   Document document{std::filesystem::path(path).filename().string(),
                     std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
   if (is_pool(document.text)) {
-    POLYKV_TRY(const format::PoolReader reader, format::PoolReader::open(bytes));
-    POLYKV_TRY(document.text, reader.source_text());
+    POLYKV_TRY(document.text, text_of_pool(bytes));
   }
   return document;
 }

@@ -13,6 +13,7 @@
 #include "core/pool.h"
 #include "format/bytes.h"
 #include "format/file.h"
+#include "format/older_pool.h"
 #include "format/reader.h"
 #include "tests/support/catch.h"
 #include "tests/tools/broken_pools.h"
@@ -182,6 +183,18 @@ TEST_CASE("broken fixtures are those that the maker makes") {
     INFO(path.string());
     CHECK((made[path.filename().string()] == read_bytes(path)));
   }
+}
+
+TEST_CASE("a pool of an earlier version is refused, and its text can be built again") {
+  const std::vector<std::byte> old = read_bytes(fixtures() / "pools/v0.1/k5v4.pkv");
+  const std::vector<std::byte> now = read_bytes(fixtures() / "pools/v0/k5v4.pkv");
+  const auto refused = format::PoolReader::open(old);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == format::ErrorCode::kUnsupportedVersion);
+  CHECK(refused.error().message.find("rebuild with: polykv build POOL -o NEW") != std::string::npos);
+  const auto text = format::older_source_text(old);
+  REQUIRE(text.has_value());
+  CHECK(*text == *format::PoolReader::open(now)->source_text());
 }
 
 TEST_CASE("the writer still writes the good fixtures") {

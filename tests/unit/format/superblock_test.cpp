@@ -55,11 +55,16 @@ TEST_CASE("superblock: magic, byte order, version, features") {
 
 TEST_CASE("superblock: an unsupported version names the remedy") {
   std::vector<std::byte> pool = pool_bytes(tiny_sample());
-  pool[14] = std::byte{1};
-  const format::Status status = open_and_verify(pool);
-  REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kUnsupportedVersion));
-  CHECK(status.error().message ==
-        "superblock: format version is 0.1, expected 0.2; rebuild with: polykv build POOL -o NEW");
+  const auto message = [&](int major, int minor) {
+    pool[12] = static_cast<std::byte>(major);
+    pool[14] = static_cast<std::byte>(minor);
+    const format::Status status = open_and_verify(pool);
+    REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kUnsupportedVersion));
+    return status.error().message;
+  };
+  CHECK(message(0, 1) == "superblock: format version is 0.1, expected 0.2; rebuild with: polykv build POOL -o NEW");
+  CHECK(message(0, 3) == "superblock: format version is 0.3, expected 0.2; it needs a newer polykv");
+  CHECK(message(1, 1) == "superblock: format version is 1.1, expected 0.2; it needs a newer polykv");
 }
 
 TEST_CASE("superblock: its own checksum") {
