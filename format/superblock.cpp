@@ -216,7 +216,11 @@ Status check_magic(std::span<const std::byte> start) {
     return Error{ErrorCode::kUnfinished, 0, "its build did not finish"};
   }
   for (std::size_t i = 0; i < known; ++i) {
-    if (start[i] != std::byte{kMagic[i]}) return Error{ErrorCode::kNotAPool, i, "it does not start as a pool does"};
+    if (start[i] == std::byte{kMagic[i]}) continue;
+    // The bytes from the fifth on are those that a transfer as text changes.
+    return Error{ErrorCode::kNotAPool, i,
+                 i < 4 ? "it does not start as a pool does; make a pool of a document with: polykv build FILE -o POOL"
+                       : "it starts as a pool does that was transferred as text; copy it again, as binary"};
   }
   if (known == 0) return Error{ErrorCode::kNotAPool, 0, "it is empty"};
   return {};

@@ -12,6 +12,10 @@ t verify fifo.pkv
 t inspect empty.pkv
 echo text > text.pkv
 t inspect text.pkv
+t ask text.pkv 'Who pays?'
+t stats text.pkv
+printf '\211PKV\n\032\n' > as_text.pkv
+t verify as_text.pkv
 head -c 10000 /dev/zero > unfinished.pkv
 t stats unfinished.pkv
 head -c 20000 good.pkv > short.pkv

@@ -59,7 +59,7 @@ with Workplace() as place:
     refused(place, 10, ["template.name", "none"], "ask", "tiny.pkv", "Hello?", "--template", "none")
     refused(place, 3, ["nothing.gguf"], "ask", "tiny.pkv", "Hello?", "-m", "nothing.gguf")
     refused(place, 3, ["nothing.pkv"], "ask", "nothing.pkv", "Hello?")
-    refused(place, 4, ["pool"], "ask", TEXT, "Hello?")
+    refused(place, 4, ["polykv build FILE -o POOL"], "ask", TEXT, "Hello?")
     refused(place, 1, ["no question"], "ask", "tiny.pkv")
     refused(place, 2, ["--jsonl"], "ask", "tiny.pkv", "One?", "Two?", "--json")
 

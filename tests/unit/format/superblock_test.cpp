@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "format/bytes.h"
 #include "format/reader.h"
 #include "tests/support/catch.h"
 #include "tests/support/reseal.h"
@@ -51,6 +52,17 @@ TEST_CASE("superblock: magic, byte order, version, features") {
   expect_field(14, 2, 1, ErrorCode::kUnsupportedVersion, 12);
   expect_field(14, 2, 3, ErrorCode::kUnsupportedVersion, 12);
   for (int bit = 0; bit < 64; ++bit) expect_field(48, 8, std::uint64_t{1} << bit, ErrorCode::kUnsupportedFeature);
+}
+
+TEST_CASE("superblock: a file that is no pool names the remedy") {
+  const auto message = [](std::string_view start) {
+    const format::Status status = format::check_magic(format::as_bytes(start));
+    REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kNotAPool));
+    return status.error().message;
+  };
+  CHECK(message("A document.").ends_with("polykv build FILE -o POOL"));
+  CHECK(message("\x89PNG\r\n\x1a\n").ends_with("polykv build FILE -o POOL"));
+  CHECK(message("\x89PKV\n\x1a\n").ends_with("copy it again, as binary"));
 }
 
 TEST_CASE("superblock: an unsupported version names the remedy") {
