@@ -102,6 +102,10 @@ nlohmann::ordered_json error_json(const format::Error& error) {
                                  {"offset", nullptr},
                                  {"message", error.message}};
   if (error.offset != format::kNoOffset) json["offset"] = error.offset;
+  if (!error.expected.empty()) {
+    json["expected"] = error.expected;
+    json["found"] = error.found;
+  }
   return json;
 }
 

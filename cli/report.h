@@ -54,7 +54,8 @@ class Report {
 // The status of a command that goes on after errors: the worst, which is the highest.
 inline int worse(int a, int b) { return a > b ? a : b; }
 
-// `error` as JSON: code, exit_status, offset (null where there is none), message.
+// `error` as JSON: code, exit_status, offset (null where there is none), message; expected and found, where the message
+// is about a value.
 nlohmann::ordered_json error_json(const format::Error& error);
 
 // Text that is safe and whole on one line of a terminal: control characters and bytes that are not UTF-8 as \xNN.

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "format/bytes.h"
+#include "format/messages.h"
 #include "format/utf8.h"
 
 namespace polykv::format {
@@ -44,12 +45,10 @@ Status parse_field(std::span<const std::byte> bytes, std::size_t& offset, std::s
   const std::uint32_t name_bytes = load_le32(bytes.data() + start);
   const std::uint32_t value_bytes = load_le32(bytes.data() + start + 4);
   if (name_bytes == 0 || name_bytes > kMaxNameBytes) {
-    return Error{ErrorCode::kLimitExceeded, start,
-                 "section identity: a name has " + std::to_string(name_bytes) + " bytes, expected 1 to 256"};
+    return wrong_bytes(ErrorCode::kLimitExceeded, start, "section identity: a name", name_bytes, "1 to 256");
   }
   if (value_bytes > kMaxValueBytes) {
-    return Error{ErrorCode::kLimitExceeded, start + 4,
-                 "section identity: a value has " + std::to_string(value_bytes) + " bytes, expected at most 65536"};
+    return wrong_bytes(ErrorCode::kLimitExceeded, start + 4, "section identity: a value", value_bytes, "at most 65536");
   }
   if (bytes.size() - start - 8 < std::size_t{name_bytes} + value_bytes)
     return bad_identity(start, "a field is cut off");
@@ -111,8 +110,7 @@ std::vector<std::byte> Identity::serialize() const {
 
 Result<Identity> Identity::parse(std::span<const std::byte> bytes) {
   if (bytes.size() > kMaxIdentityBytes) {
-    return Error{ErrorCode::kLimitExceeded, 0,
-                 "section identity: it has " + std::to_string(bytes.size()) + " bytes, expected at most 1048576"};
+    return wrong_bytes(ErrorCode::kLimitExceeded, 0, "section identity: it", bytes.size(), "at most 1048576");
   }
   if (bytes.size() < 4) return bad_identity(0, "its number of fields is cut off");
   const std::uint32_t num_fields = load_le32(bytes.data());

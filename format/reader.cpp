@@ -18,9 +18,8 @@ std::string describe(const SectionEntry& section) { return "section " + std::str
 
 Status compare_checksums(const std::string& what, std::uint64_t offset, std::uint64_t found, std::uint64_t expected) {
   if (found == expected) return {};
-  return Error{ErrorCode::kBadChecksum, offset,
-               what + " at " + hex_offset(offset) + ": checksum is " + hex_checksum(found) + ", expected " +
-                   hex_checksum(expected)};
+  return wrong_value(ErrorCode::kBadChecksum, offset, what + " at " + hex_offset(offset) + ": checksum",
+                     hex_checksum(found), hex_checksum(expected));
 }
 
 // An error of a section's own parser counts from the section's start.
@@ -37,16 +36,15 @@ Error in_file(Error error, const SectionEntry& section) {
 Status check_section_bytes(const SectionEntry* section, std::uint64_t expected, const char* name) {
   const std::uint64_t found = section != nullptr ? section->bytes : 0;
   if (found == expected) return {};
-  return Error{ErrorCode::kBadSectionSize, section != nullptr ? section->offset : kSectionTableOffset,
-               std::string("section ") + name + ": it has " + std::to_string(found) + " bytes, expected " +
-                   std::to_string(expected)};
+  return wrong_bytes(ErrorCode::kBadSectionSize, section != nullptr ? section->offset : kSectionTableOffset,
+                     std::string("section ") + name + ": it", found, std::to_string(expected));
 }
 
 Status check_fingerprint(const char* name, std::uint64_t offset, std::span<const std::uint8_t> stored,
                          std::span<const std::uint8_t> computed) {
   if (std::equal(stored.begin(), stored.end(), computed.begin(), computed.end())) return {};
-  return Error{ErrorCode::kBadFingerprint, offset,
-               std::string("superblock: ") + name + " is " + to_hex(stored) + ", expected " + to_hex(computed)};
+  return wrong_value(ErrorCode::kBadFingerprint, offset, std::string("superblock: ") + name, to_hex(stored),
+                     to_hex(computed));
 }
 
 }  // namespace
@@ -125,9 +123,8 @@ Status PoolReader::State::check_sizes() const {
   const std::uint64_t head_values = std::uint64_t{shape.num_layers} * shape.num_kv_heads * shape.head_dim;
   const std::uint64_t num_chunks = sections.back().first_chunk;
   if (superblock.num_chunks != num_chunks) {
-    return Error{ErrorCode::kBadSectionSize, 248,
-                 "superblock: num_chunks is " + std::to_string(superblock.num_chunks) + ", expected " +
-                     std::to_string(num_chunks)};
+    return wrong_value(ErrorCode::kBadSectionSize, 248, "superblock: num_chunks", std::to_string(superblock.num_chunks),
+                       std::to_string(num_chunks));
   }
   POLYKV_CHECK_STATUS(check_section_bytes(find(SectionKind::kChunkTable), num_chunks * 8, "chunk table"));
   POLYKV_CHECK_STATUS(check_section_bytes(find(SectionKind::kDigests), num_chunks * 32, "digests"));
@@ -138,9 +135,8 @@ Status PoolReader::State::check_sizes() const {
   }
   const SectionEntry* fidelity_section = find(SectionKind::kFidelity);
   if (fidelity_section != nullptr && fidelity_section->bytes > kMaxFidelityBytes) {
-    return Error{
-        ErrorCode::kLimitExceeded, fidelity_section->offset,
-        "section fidelity: it has " + std::to_string(fidelity_section->bytes) + " bytes, expected at most 1048576"};
+    return wrong_bytes(ErrorCode::kLimitExceeded, fidelity_section->offset, "section fidelity: it",
+                       fidelity_section->bytes, "at most 1048576");
   }
   return {};
 }
@@ -265,11 +261,13 @@ Status PoolReader::State::verify_digests_section() const {
 Status PoolReader::State::verify_chunk_digest(const SectionEntry& section, const ChunkExtent& chunk) const {
   const std::uint64_t at = find(SectionKind::kDigests)->offset + chunk.index * sizeof(Digest);
   const Digest found = sha256(file.subspan(chunk.offset, chunk.bytes));
-  if (std::memcmp(found.data(), file.data() + at, found.size()) == 0) return {};
-  return Error{ErrorCode::kBadDigest, chunk.offset,
-               describe(section) + ", chunk " + std::to_string((chunk.offset - section.offset) / kChunkBytes) + " at " +
-                   hex_offset(chunk.offset) + ": digest is " + to_hex(found) + ", expected the one at " +
-                   hex_offset(at)};
+  Digest expected;
+  std::memcpy(expected.data(), file.data() + at, expected.size());
+  if (found == expected) return {};
+  return wrong_value(ErrorCode::kBadDigest, chunk.offset,
+                     describe(section) + ", chunk " + std::to_string((chunk.offset - section.offset) / kChunkBytes) +
+                         " at " + hex_offset(chunk.offset) + ": digest",
+                     to_hex(found), to_hex(expected));
 }
 
 // From the superblock's entries down to the chunks' digests; the chunks themselves are compared one by one.
@@ -283,9 +281,9 @@ Status PoolReader::State::verify_digest_tree() const {
             : file.subspan(section.offset, section.padded_bytes);
     const Digest found = sha256(hashed);
     if (found == section.digest) continue;
-    return Error{ErrorCode::kBadDigest, kSectionTableOffset + i * kSectionEntryBytes + 40,
-                 describe(section) + " at " + hex_offset(section.offset) + ": digest is " + to_hex(found) +
-                     ", expected " + to_hex(section.digest)};
+    return wrong_value(ErrorCode::kBadDigest, kSectionTableOffset + i * kSectionEntryBytes + 40,
+                       describe(section) + " at " + hex_offset(section.offset) + ": digest", to_hex(found),
+                       to_hex(section.digest));
   }
   return {};
 }

@@ -67,9 +67,8 @@ Status check_entry(const SectionEntry& entry, std::uint32_t i, std::uint64_t at,
                  name + ": kind " + std::to_string(static_cast<std::uint32_t>(entry.kind)) + " needs a newer polykv"};
   }
   if (is_known_section(entry.kind) && entry.flags != section_flags(entry.kind)) {
-    return Error{ErrorCode::kBadSectionTable, at + 4,
-                 name + ": flags are " + std::to_string(entry.flags) + ", expected " +
-                     std::to_string(section_flags(entry.kind))};
+    return wrong_value(ErrorCode::kBadSectionTable, at + 4, name + ": flags", std::to_string(entry.flags),
+                       std::to_string(section_flags(entry.kind)));
   }
   if (entry.bytes == 0) return Error{ErrorCode::kBadSectionTable, at + 16, name + ": it is empty"};
   if (is_chunked(entry.kind) && entry.checksum != 0) {
@@ -83,8 +82,7 @@ Status check_entry(const SectionEntry& entry, std::uint32_t i, std::uint64_t at,
 
 Error bad_extent(std::uint64_t at, const std::string& name, const char* field, std::uint64_t found,
                  std::uint64_t expected) {
-  return Error{ErrorCode::kBadSectionTable, at,
-               name + ": " + field + " is " + hex_offset(found) + ", expected " + hex_offset(expected)};
+  return wrong_value(ErrorCode::kBadSectionTable, at, name + ": " + field, hex_offset(found), hex_offset(expected));
 }
 
 // No gap, no overlap, no more padding than the alignment asks for.

@@ -82,6 +82,7 @@ struct [[nodiscard]] Error {
   ErrorCode code;
   std::uint64_t offset = kNoOffset;  // first byte that is wrong, from the start of the file, where one can be named
   std::string message;               // what is wrong, where, expected and found; no file name, no full stop
+  std::string found, expected;       // as the message shows them, where it is about a value; else empty
 
   Error(ErrorCode code_, std::string message_) : code(code_), message(std::move(message_)) {}
   Error(ErrorCode code_, std::uint64_t offset_, std::string message_)

@@ -92,8 +92,7 @@ Result<std::string> load_name(std::span<const std::byte> page, std::size_t offse
 
 Error wrong_field(ErrorCode code, std::size_t offset, const char* field, std::uint64_t found,
                   const std::string& expected) {
-  return Error{code, offset,
-               std::string("superblock: ") + field + " is " + std::to_string(found) + ", expected " + expected};
+  return wrong_value(code, offset, std::string("superblock: ") + field, std::to_string(found), expected);
 }
 
 Status check_zero(std::span<const std::byte> page, std::size_t begin, std::size_t end, const char* where) {
@@ -105,10 +104,11 @@ Status check_zero(std::span<const std::byte> page, std::size_t begin, std::size_
 
 Error unsupported_version(std::uint16_t major, std::uint16_t minor) {
   const bool older = major == kFormatMajor && minor >= kOldestMinor && minor < kFormatMinor;
-  return Error{ErrorCode::kUnsupportedVersion, kMajorOffset,
-               "superblock: format version is " + std::to_string(major) + "." + std::to_string(minor) + ", expected " +
-                   std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor) +
-                   (older ? "; rebuild with: polykv build POOL -o NEW" : "; it needs a newer polykv")};
+  Error error = wrong_value(ErrorCode::kUnsupportedVersion, kMajorOffset, "superblock: format version",
+                            std::to_string(major) + "." + std::to_string(minor),
+                            std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor));
+  error.message += older ? "; rebuild with: polykv build POOL -o NEW" : "; it needs a newer polykv";
+  return error;
 }
 
 // Everything that decides whether this reader may look at the other fields.
@@ -119,8 +119,8 @@ Status check_start(std::span<const std::byte> page, std::uint16_t oldest_minor) 
     return Error{ErrorCode::kForeignByteOrder, kByteOrderOffset, "superblock: it was written on a big-endian machine"};
   }
   if (byte_order != kByteOrderMark) {
-    return Error{ErrorCode::kMalformed, kByteOrderOffset,
-                 "superblock: byte-order mark is " + hex_offset(byte_order) + ", expected 0x1020304"};
+    return wrong_value(ErrorCode::kMalformed, kByteOrderOffset, "superblock: byte-order mark", hex_offset(byte_order),
+                       "0x1020304");
   }
   const std::uint16_t major = load_le16(page.data() + kMajorOffset), minor = load_le16(page.data() + kMinorOffset);
   if (major != kFormatMajor || minor < oldest_minor || minor > kFormatMinor) return unsupported_version(major, minor);
@@ -134,8 +134,8 @@ Status check_start(std::span<const std::byte> page, std::uint16_t oldest_minor) 
   const std::uint64_t expected = load_le64(page.data() + kChecksumOffset);
   const std::uint64_t found = xxh3_64(page.first(kChecksumOffset));
   if (found != expected) {
-    return Error{ErrorCode::kBadChecksum, kChecksumOffset,
-                 "superblock at 0x0: checksum is " + hex_checksum(found) + ", expected " + hex_checksum(expected)};
+    return wrong_value(ErrorCode::kBadChecksum, kChecksumOffset, "superblock at 0x0: checksum", hex_checksum(found),
+                       hex_checksum(expected));
   }
   return {};
 }
@@ -167,8 +167,8 @@ Status check_file_bytes(std::uint64_t declared, std::uint64_t file_bytes) {
     return wrong_field(ErrorCode::kMalformed, kFileBytesOffset, "file_bytes", declared, "at least 8192");
   }
   if (declared != file_bytes) {
-    return Error{ErrorCode::kTruncated, std::min(declared, file_bytes),
-                 "the file has " + std::to_string(file_bytes) + " bytes, expected " + std::to_string(declared)};
+    return wrong_bytes(ErrorCode::kTruncated, std::min(declared, file_bytes), "the file", file_bytes,
+                       std::to_string(declared));
   }
   return {};
 }
@@ -336,14 +336,12 @@ Status check_trailer(std::span<const std::byte> page, const Superblock& superblo
   }
   const std::uint64_t expected = load_le64(page.data()), found = xxh3_64(page.subspan(8));
   if (found != expected) {
-    return Error{ErrorCode::kBadChecksum, start,
-                 "trailer at " + hex_offset(start) + ": checksum is " + hex_checksum(found) + ", expected " +
-                     hex_checksum(expected)};
+    return wrong_value(ErrorCode::kBadChecksum, start, "trailer at " + hex_offset(start) + ": checksum",
+                       hex_checksum(found), hex_checksum(expected));
   }
   if (const std::uint64_t bytes = load_le64(page.data() + kTrailerFileBytesOffset); bytes != superblock.file_bytes) {
-    return Error{
-        ErrorCode::kMalformed, start + kTrailerFileBytesOffset,
-        "trailer: file_bytes is " + std::to_string(bytes) + ", expected " + std::to_string(superblock.file_bytes)};
+    return wrong_value(ErrorCode::kMalformed, start + kTrailerFileBytesOffset, "trailer: file_bytes",
+                       std::to_string(bytes), std::to_string(superblock.file_bytes));
   }
   FileId file_id;
   load_array(page, kTrailerFileIdOffset, file_id);
@@ -368,8 +366,7 @@ Status check_trailer(std::span<const std::byte> page, const Superblock& superblo
 Result<Superblock> parse_ends(std::span<const std::byte> file, Page& page, std::uint16_t oldest_minor) {
   POLYKV_CHECK_STATUS(check_magic(file.first(std::min(file.size(), kMagic.size()))));
   if (file.size() < kSuperblockBytes) {
-    return Error{ErrorCode::kTruncated, file.size(),
-                 "the file has " + std::to_string(file.size()) + " bytes, expected at least 8192"};
+    return wrong_bytes(ErrorCode::kTruncated, file.size(), "the file", file.size(), "at least 8192");
   }
   std::memcpy(page.data(), file.data(), page.size());
   POLYKV_TRY(const Superblock superblock, parse_superblock(page, file.size(), oldest_minor));

@@ -56,9 +56,8 @@ std::vector<std::byte> serialize_tokens(const Tokens& tokens) {
 
 Status parse_tokens(std::span<const std::byte> bytes, std::uint32_t num_tokens, std::uint64_t text_bytes, Tokens& out) {
   if (bytes.size() != std::uint64_t{num_tokens} * kTokenBytes) {
-    return Error{ErrorCode::kBadSectionSize, 0,
-                 "section tokens: it has " + std::to_string(bytes.size()) + " bytes, expected 12 for each of " +
-                     std::to_string(num_tokens) + " tokens"};
+    return wrong_bytes(ErrorCode::kBadSectionSize, 0, "section tokens: it", bytes.size(),
+                       "12 for each of " + std::to_string(num_tokens) + " tokens");
   }
   std::vector<std::uint32_t>* const columns[] = {&out.ids, &out.text_begin, &out.text_end};
   for (std::size_t c = 0; c < 3; ++c) {
@@ -109,8 +108,7 @@ Result<std::uint64_t> source_text_bytes(std::span<const std::byte> bytes) {
   if (bytes.size() < kSourceHeaderBytes + 4) return bad_source(0, "it is too short for a header and a frame");
   const std::uint64_t text_bytes = load_le64(bytes.data());
   if (text_bytes > kMaxTextBytes) {
-    return Error{ErrorCode::kLimitExceeded, 0,
-                 "section source: the text has " + std::to_string(text_bytes) + " bytes, expected at most 2^30"};
+    return wrong_bytes(ErrorCode::kLimitExceeded, 0, "section source: the text", text_bytes, "at most 2^30");
   }
   const std::span<const std::byte> frame = bytes.subspan(kSourceHeaderBytes);
   // Only a real frame: zstd would also take skippable ones, which could hide anything.
@@ -136,7 +134,8 @@ Result<std::string> parse_source(std::span<const std::byte> bytes) {
   }
   const std::uint64_t expected = load_le64(bytes.data() + 8), found = xxh3_64(as_bytes(text));
   if (found != expected) {
-    return bad_source(8, "checksum of the text is " + hex_checksum(found) + ", expected " + hex_checksum(expected));
+    return wrong_value(ErrorCode::kBadSource, 8, "section source: checksum of the text", hex_checksum(found),
+                       hex_checksum(expected));
   }
   if (const std::size_t bad = first_invalid_utf8(text); bad != text.size()) {
     return bad_source(kNoOffset, "the text is not UTF-8 at its byte " + std::to_string(bad));

@@ -60,19 +60,8 @@ Status verify_pool(const PoolFile& pool, bool digests, Report& report) {
   return pool.file.check_unchanged();
 }
 
-// "... is A, expected B" at the end of a message.
-void add_expected_and_found(const std::string& message, ordered_json& json) {
-  const std::size_t expected = message.rfind(", expected ");
-  if (expected == std::string::npos) return;
-  const std::size_t found = message.rfind(" is ", expected);
-  if (found == std::string::npos) return;
-  json["expected"] = message.substr(expected + 11);
-  json["found"] = message.substr(found + 4, expected - found - 4);
-}
-
 ordered_json fault_json(const Error& error, const PoolFile* pool) {
   ordered_json json = error_json(error);
-  add_expected_and_found(error.message, json);
   if (pool == nullptr || error.offset == format::kNoOffset) return json;
   for (const SectionEntry& section : pool->reader.sections()) {
     if (error.offset < section.offset || error.offset >= section.offset + section.padded_bytes) continue;

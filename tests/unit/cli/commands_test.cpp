@@ -159,6 +159,37 @@ TEST_CASE("verify --json names section, chunk, offset, expected and found") {
   CHECK(error["expected"] != error["found"]);
 }
 
+TEST_CASE("verify --json: expected and found are those of the value, whatever the message says besides") {
+  const TemporaryFolder folder;
+  make(folder / "a.pkv");
+  const std::string text = file_text(folder / "a.pkv");
+  std::vector<std::byte> pool(text.size());
+  std::memcpy(pool.data(), text.data(), text.size());
+  const auto error_of = [&](const std::vector<std::byte>& bytes) {
+    write_file(folder / "b.pkv", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    chmod((folder / "b.pkv").c_str(), 0600);
+    return lines_of(run({"verify", "--json", folder / "b.pkv"}).out).at(0)["error"];
+  };
+  // The checksum of the text is put right for another text: the message ends with an offset.
+  tests::PoolParts parts = tests::take_apart(pool);
+  parts.at(format::SectionKind::kSource).bytes[8] ^= std::byte{1};
+  const json checksum = error_of(tests::put_together(parts, {.fingerprints = false}));
+  CHECK(checksum["code"] == 510);
+  CHECK(checksum["expected"].get<std::string>().size() == 16);
+  CHECK(checksum["found"].get<std::string>().size() == 16);
+  // Another version: the message ends with a remedy.
+  std::vector<std::byte> other = pool;
+  other[14] = std::byte{1};
+  CHECK(error_of(other)["found"] == "0.1");
+  CHECK(error_of(other)["expected"] == "0.2");
+  other = pool;
+  other.resize(pool.size() - 7);
+  CHECK(error_of(other)["found"] == std::to_string(pool.size() - 7));
+  CHECK(error_of(other)["expected"] == std::to_string(pool.size()));
+  // No value at all.
+  CHECK_FALSE(error_of(std::vector<std::byte>(20, std::byte{'x'})).contains("expected"));
+}
+
 TEST_CASE("verify sees a slot that must be zero, under valid checksums") {
   const TemporaryFolder folder;
   // A run of 100 positions: a page of 64, and one whose third tile has 4, so that its other 12 slots must be zero.

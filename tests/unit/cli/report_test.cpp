@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "format/messages.h"
 #include "tests/support/catch.h"
 #include "tests/unit/cli/capture.h"
 
@@ -96,6 +97,14 @@ TEST_CASE("errors in JSON") {
   CHECK(error_json(Error(ErrorCode::kTruncated, 4096, "short")).dump() ==
         R"({"code":402,"exit_status":4,"offset":4096,"message":"short"})");
   CHECK(error_json(Error(ErrorCode::kNotFound, "gone"))["offset"].is_null());
+  // Whatever a caller adds to the message, these two stay what they are.
+  Error error = format::wrong_value(ErrorCode::kBadChecksum, 64, "section x: checksum", "9ae0", "5d1b");
+  CHECK(error.message == "section x: checksum is 9ae0, expected 5d1b");
+  error.message += ", at 0x40";
+  CHECK(error_json(error)["found"] == "9ae0");
+  CHECK(error_json(error)["expected"] == "5d1b");
+  CHECK(format::wrong_bytes(ErrorCode::kTruncated, 9, "the file", 9, "10").message ==
+        "the file has 9 bytes, expected 10");
 }
 
 TEST_CASE("numbers as people read them") {
