@@ -115,13 +115,16 @@ std::string row(const std::string& name, const std::string& value) {
 }
 
 std::string created_text(std::uint64_t created) {
+  // Any number may stand there. From the year 10000 on it is no date, and from 2^63 on no time_t: that would be
+  // negative.
+  constexpr std::uint64_t kYear10000 = 253402300800;
   if (created == 0) return "not recorded";
+  if (created >= kYear10000) return std::to_string(created) + " seconds after 1970-01-01";
   const auto time = static_cast<std::time_t>(created);
   std::tm utc{};
   char text[64];
-  if (gmtime_r(&time, &utc) == nullptr || std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &utc) == 0) {
-    return std::to_string(created) + " seconds since 1970";
-  }
+  gmtime_r(&time, &utc);
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &utc);
   return text;
 }
 

@@ -111,6 +111,23 @@ TEST_CASE("inspect in text prints no document text and nothing that steers a ter
   CHECK(outcome.out.find("created       not recorded\n") != std::string::npos);
 }
 
+TEST_CASE("inspect shows any number as the time of creation") {
+  const TemporaryFolder folder;
+  const auto shown = [&](std::uint64_t created) {
+    make(folder / "a.pkv", {.created = created, .force = true});
+    CHECK(lines_of(run({"inspect", "--json", folder / "a.pkv"}).out).at(0)["created"] == created);
+    const std::string text = run({"inspect", folder / "a.pkv"}).out;
+    const std::size_t begin = text.find("created       ") + 14;
+    return text.substr(begin, text.find('\n', begin) - begin);
+  };
+  CHECK(shown(1) == "1970-01-01 00:00:01 UTC");
+  CHECK(shown(1700000000) == "2023-11-14 22:13:20 UTC");
+  CHECK(shown(253402300799) == "9999-12-31 23:59:59 UTC");
+  CHECK(shown(253402300800) == "253402300800 seconds after 1970-01-01");
+  CHECK(shown(std::uint64_t{1} << 63) == "9223372036854775808 seconds after 1970-01-01");
+  CHECK(shown(~std::uint64_t{0}) == "18446744073709551615 seconds after 1970-01-01");
+}
+
 TEST_CASE("several pools: each is reported, the worst status wins") {
   const TemporaryFolder folder;
   make(folder / "good.pkv");
