@@ -27,7 +27,7 @@ class Activations {
   //
   // A block's scale is its largest magnitude / 16383, so a value is off by at most scale / 2. Blocks whose values are
   // all below 2^-100 become zero; a block with a value that is not finite makes its row's results on block formats NaN.
-  void assign(std::span<const float> values, std::size_t num_rows, std::size_t num_cols);
+  void assign(std::span<const float> values, std::size_t num_rows, std::size_t num_cols, Workers& workers);
 
   std::size_t num_rows() const { return num_rows_; }
   std::size_t num_cols() const { return num_cols_; }
@@ -45,8 +45,15 @@ class Activations {
 };
 
 // out[r][o] = sum_i x[r][i] * weights[o][i] (+ bias[o]), out [num_rows][weights.num_rows] contiguous.
-// `bias` may be absent; else it holds weights.num_rows values. x.num_cols() == weights.num_cols.
-void linear(const Activations& x, const WeightMatrix& weights, const WeightMatrix& bias, Workers& workers,
-            std::span<float> out);
+// `bias` is empty or holds weights.num_rows values. The activations have weights.num_cols columns.
+struct LinearLayer {
+  const WeightMatrix& weights;
+  std::span<const float> bias;
+  std::span<float> out;
+};
+
+// Layers that share their input go through the workers together: handing work out costs a few microseconds a time, a
+// small matrix not much more.
+void linear(const Activations& x, std::span<const LinearLayer> layers, Workers& workers);
 
 }  // namespace polykv::core

@@ -377,8 +377,9 @@ class BlockPrefill final : public PrefillRunner {
     for (std::size_t i = 0; i < positions.size(); ++i) {
       core::active_kernels().rows->rms_norm(run.hidden(positions[i]), norm.data(), hidden_size,
                                             static_cast<float>(model.config().rms_norm_eps), normed.data());
-      activations.assign(normed, 1, hidden_size);
-      core::linear(activations, model.weights().output, {}, run.workers(), out.subspan(i * vocab_size, vocab_size));
+      activations.assign(normed, 1, hidden_size, run.workers());
+      const core::LinearLayer output{model.weights().output, {}, out.subspan(i * vocab_size, vocab_size)};
+      core::linear(activations, {&output, 1}, run.workers());
     }
     return {};
   }

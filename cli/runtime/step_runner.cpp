@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
+#include "core/kernels/kernels.h"
+#include "core/kernels/rows.h"
 #include "core/linear.h"
 
 namespace polykv::runtime {
@@ -22,36 +25,6 @@ struct Row {
   std::uint32_t tail_visible;
 };
 
-// Sum of squares in 16 lanes and a fixed tree, so that compilers may use any vector width.
-float sum_of_squares(const float* x, std::size_t size) {
-  float lanes[16] = {};
-  std::size_t i = 0;
-  for (; i + 16 <= size; i += 16) {
-    for (std::size_t lane = 0; lane < 16; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
-  }
-  for (; i < size; ++i) lanes[i % 16] += x[i] * x[i];
-  for (std::size_t width = 8; width > 0; width /= 2) {
-    for (std::size_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  }
-  return lanes[0];
-}
-
-void rms_norm(const float* x, const std::vector<float>& weight, double eps, float* out) {
-  const float mean = sum_of_squares(x, weight.size()) / static_cast<float>(weight.size());
-  const float factor = 1.0f / std::sqrt(mean + static_cast<float>(eps));
-  for (std::size_t i = 0; i < weight.size(); ++i) out[i] = x[i] * factor * weight[i];
-}
-
-// One head in half-split order. cos, sin [head_dim / 2].
-void apply_rope(float* head, const float* cos, const float* sin, std::size_t head_dim) {
-  const std::size_t half = head_dim / 2;
-  for (std::size_t i = 0; i < half; ++i) {
-    const float first = head[i], second = head[half + i];
-    head[i] = first * cos[i] - second * sin[i];
-    head[half + i] = second * cos[i] + first * sin[i];
-  }
-}
-
 // Interleaved pairs (2i, 2i + 1) to half-split order (ModelConfig::interleaved_qk).
 void split_halves(float* head, std::size_t head_dim) {
   float scratch[format::kMaxHeadDim];
@@ -62,9 +35,10 @@ void split_halves(float* head, std::size_t head_dim) {
   }
 }
 
+// Empty for a bias that the model does not have.
 std::vector<float> vector_of(const WeightMatrix& matrix) {
   std::vector<float> values(matrix.num_cols);
-  core::dequantize_row(matrix, 0, values);
+  if (matrix) core::dequantize_row(matrix, 0, values);
   return values;
 }
 
@@ -75,15 +49,16 @@ struct StepRunner::State {
   const ModelConfig& config;
   std::vector<const core::KvPool*> chain;
   core::Workers& workers;
+  const core::RowKernels& kernels = *core::active_kernels().rows;
   core::AttendScratch attend_scratch;
   std::uint32_t chain_end = 0;
   std::vector<core::PositionRange> everything;
 
   std::vector<double> frequencies;
-  struct Norms {
-    std::vector<float> attention, ffn;
+  struct Vectors {
+    std::vector<float> attention_norm, ffn_norm, query_bias, key_bias, value_bias;
   };
-  std::vector<Norms> norms;  // [num_layers], a few KB each: dequantized once
+  std::vector<Vectors> vectors;  // [num_layers], a few KB each: dequantized once
   std::vector<float> output_norm;
 
   // Working memory, [rows][...].
@@ -97,7 +72,8 @@ struct StepRunner::State {
       : model(model_), config(model_.config()), chain(std::move(chain_)), workers(workers_) {
     frequencies = config.rope.inverse_frequencies(config.head_dim);
     for (const LayerWeights& layer : model.weights().layers) {
-      norms.push_back({vector_of(layer.attention_norm), vector_of(layer.ffn_norm)});
+      vectors.push_back({vector_of(layer.attention_norm), vector_of(layer.ffn_norm), vector_of(layer.query_bias),
+                         vector_of(layer.key_bias), vector_of(layer.value_bias)});
     }
     output_norm = vector_of(model.weights().output_norm);
     for (const core::KvPool* pool : chain) {
@@ -108,6 +84,7 @@ struct StepRunner::State {
   }
 
   std::size_t num_rows() const { return rows.size(); }
+  float eps() const { return static_cast<float>(config.rms_norm_eps); }
 
   // task(row) for every row, each on some thread.
   template <typename Task>
@@ -121,8 +98,12 @@ struct StepRunner::State {
 
   void start(std::span<const AgentStep> agents);
   void norm_rows(const std::vector<float>& weight);
-  void multiply(const WeightMatrix& weights, const WeightMatrix& bias, std::vector<float>& out);
-  void query_key_value(const LayerWeights& layer);
+  core::LinearLayer linear(const WeightMatrix& weights, std::span<const float> bias, std::vector<float>& out);
+  void multiply(std::initializer_list<core::LinearLayer> layers) {
+    core::linear(activations, {layers.begin(), layers.size()}, workers);
+  }
+  void add_projected();
+  void query_key_value(std::uint32_t layer);
   void append_to_tails(std::uint32_t layer, std::span<const AgentStep> agents);
   format::Status attention(std::uint32_t layer, std::span<const AgentStep> agents);
   void feed_forward(std::uint32_t layer);
@@ -159,26 +140,32 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
 void StepRunner::State::norm_rows(const std::vector<float>& weight) {
   normed.resize(hidden.size());
   for_rows([&](std::size_t r) {
-    rms_norm(&hidden[r * config.hidden_size], weight, config.rms_norm_eps, &normed[r * config.hidden_size]);
+    kernels.rms_norm(&hidden[r * config.hidden_size], weight.data(), weight.size(), eps(),
+                     &normed[r * config.hidden_size]);
   });
-  activations.assign(normed, num_rows(), config.hidden_size);
+  activations.assign(normed, num_rows(), config.hidden_size, workers);
 }
 
-void StepRunner::State::multiply(const WeightMatrix& weights, const WeightMatrix& bias, std::vector<float>& out) {
+// Makes room for the result.
+core::LinearLayer StepRunner::State::linear(const WeightMatrix& weights, std::span<const float> bias,
+                                            std::vector<float>& out) {
   out.resize(num_rows() * weights.num_rows);
-  core::linear(activations, weights, bias, workers, out);
+  return {weights, bias, out};
 }
 
-void StepRunner::State::query_key_value(const LayerWeights& layer) {
-  multiply(layer.query, layer.query_bias, query);
-  multiply(layer.key, layer.key_bias, key);
-  multiply(layer.value, layer.value_bias, value);
+void StepRunner::State::add_projected() { kernels.add(projected.data(), hidden.size(), hidden.data()); }
+
+void StepRunner::State::query_key_value(std::uint32_t layer) {
+  const LayerWeights& weights = model.weights().layers[layer];
+  const Vectors& biases = vectors[layer];
+  multiply({linear(weights.query, biases.query_bias, query), linear(weights.key, biases.key_bias, key),
+            linear(weights.value, biases.value_bias, value)});
   const std::size_t dim = config.head_dim, half = dim / 2;
   const auto rotate = [&](std::size_t r, std::vector<float>& x, std::size_t num_heads) {
     for (std::size_t h = 0; h < num_heads; ++h) {
       float* head = &x[(r * num_heads + h) * dim];
       if (config.interleaved_qk) split_halves(head, dim);
-      apply_rope(head, &cos[r * half], &sin[r * half], dim);
+      kernels.rotate(head, &cos[r * half], &sin[r * half], half, head);
     }
   };
   for_rows([&](std::size_t r) {
@@ -204,9 +191,8 @@ void StepRunner::State::append_to_tails(std::uint32_t layer, std::span<const Age
 }
 
 format::Status StepRunner::State::attention(std::uint32_t layer, std::span<const AgentStep> agents) {
-  const LayerWeights& weights = model.weights().layers[layer];
-  norm_rows(norms[layer].attention);
-  query_key_value(weights);
+  norm_rows(vectors[layer].attention_norm);
+  query_key_value(layer);
   append_to_tails(layer, agents);
   const std::size_t row_size = std::size_t{config.num_q_heads} * config.head_dim;
   mixed.resize(num_rows() * row_size);
@@ -217,25 +203,23 @@ format::Status StepRunner::State::attention(std::uint32_t layer, std::span<const
   }
   POLYKV_CHECK_STATUS(core::attend(chain, layer, config.num_q_heads, config.num_kv_heads, config.head_dim, attend_rows,
                                    workers, attend_scratch));
-  activations.assign(mixed, num_rows(), row_size);
-  multiply(weights.attention_output, {}, projected);
-  for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += projected[i];
+  activations.assign(mixed, num_rows(), row_size, workers);
+  multiply({linear(model.weights().layers[layer].attention_output, {}, projected)});
+  add_projected();
   return {};
 }
 
 void StepRunner::State::feed_forward(std::uint32_t layer) {
   const LayerWeights& weights = model.weights().layers[layer];
-  norm_rows(norms[layer].ffn);
-  multiply(weights.ffn_gate, {}, gate);
-  multiply(weights.ffn_up, {}, up);
+  norm_rows(vectors[layer].ffn_norm);
+  multiply({linear(weights.ffn_gate, {}, gate), linear(weights.ffn_up, {}, up)});
   for_rows([&](std::size_t r) {
-    for (std::size_t i = r * config.ffn_size; i < (r + 1) * config.ffn_size; ++i) {
-      up[i] *= gate[i] / (1.0f + std::exp(-gate[i]));
-    }
+    const std::size_t first = r * config.ffn_size;
+    kernels.swiglu(&gate[first], &up[first], config.ffn_size, &up[first]);
   });
-  activations.assign(up, num_rows(), config.ffn_size);
-  multiply(weights.ffn_down, {}, projected);
-  for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] += projected[i];
+  activations.assign(up, num_rows(), config.ffn_size, workers);
+  multiply({linear(weights.ffn_down, {}, projected)});
+  add_projected();
 }
 
 // Only rows whose logits are wanted go through the output matrix, a third of a small model's weights.
@@ -247,19 +231,19 @@ void StepRunner::State::logits(std::span<const AgentStep> agents) {
     const std::size_t first = first_rows[a] + agents[a].tokens.size() - agents[a].num_logits;
     for (std::size_t i = 0; i < agents[a].num_logits; ++i) {
       normed.resize(normed.size() + config.hidden_size);
-      rms_norm(&hidden[(first + i) * config.hidden_size], output_norm, config.rms_norm_eps,
-               &normed[normed.size() - config.hidden_size]);
+      kernels.rms_norm(&hidden[(first + i) * config.hidden_size], output_norm.data(), output_norm.size(), eps(),
+                       &normed[normed.size() - config.hidden_size]);
       outputs.push_back(agents[a].logits + i * vocab);
     }
   }
   if (outputs.empty()) return;
-  activations.assign(normed, outputs.size(), config.hidden_size);
+  activations.assign(normed, outputs.size(), config.hidden_size, workers);
   // Rows that follow each other in memory need no copy: 200 KB each for a vocabulary of 49,152.
   bool in_place = true;
   for (std::size_t i = 1; i < outputs.size(); ++i) in_place &= outputs[i] == outputs[i - 1] + vocab;
   if (!in_place) projected.resize(outputs.size() * vocab);
   const std::span<float> out(in_place ? outputs.front() : projected.data(), outputs.size() * vocab);
-  core::linear(activations, model.weights().output, {}, workers, out);
+  multiply({core::LinearLayer{model.weights().output, {}, out}});
   if (in_place) return;
   for (std::size_t i = 0; i < outputs.size(); ++i) std::copy_n(&out[i * vocab], vocab, outputs[i]);
 }

@@ -20,6 +20,11 @@ struct RowKernels {
   // out[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)), with a relative error below (4 + |x|) * 2^-23.
   void (*swiglu)(const float* gate, const float* up, std::size_t size, float* out);
 
+  // Activations of the linear layers, see core/linear.h: x [num_blocks * 32] to codes of the same shape and, per block,
+  // its scale, the sum of its codes, and scale * sum.
+  void (*quantize)(const float* x, std::size_t num_blocks, std::int16_t* codes, float* scales, std::int32_t* code_sums,
+                   float* block_sums);
+
   // sum[i] += x[i]
   void (*add)(const float* x, std::size_t size, float* sum);
 

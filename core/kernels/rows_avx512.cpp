@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/kernels/linear.h"
 #include "core/kernels/rows.h"
 #include "core/kernels/target.h"
 

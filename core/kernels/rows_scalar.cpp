@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "core/kernels/linear.h"
 #include "core/kernels/rows.h"
 
 namespace polykv::core {

@@ -86,24 +86,27 @@ void bench_step(benchmark::State& state, const char* kernels) {
   std::vector<float> hidden(num_rows * kHidden), ffn(num_rows * kFfn), logits(num_rows * kVocab);
   for (std::size_t i = 0; i < hidden.size(); ++i) hidden[i] = static_cast<float>(i % 31) - 15.0f;
   for (std::size_t i = 0; i < ffn.size(); ++i) ffn[i] = static_cast<float>(i % 29) - 14.0f;
-  std::vector<float> out(num_rows * kFfn);
+  std::vector<float> outs[3];
+  for (std::vector<float>& out : outs) out.resize(num_rows * kFfn);
   Activations x;
-  const auto run = [&](const WeightMatrix& weights) {
-    linear(x, weights, {}, workers, {out.data(), num_rows * weights.num_rows});
+  const auto run = [&](const std::vector<float>& input, std::size_t num_cols,
+                       std::initializer_list<const WeightMatrix*> matrices) {
+    x.assign(input, num_rows, num_cols, workers);
+    std::vector<LinearLayer> layers;
+    for (const WeightMatrix* matrix : matrices)
+      layers.push_back({*matrix, {}, {outs[layers.size()].data(), num_rows * matrix->num_rows}});
+    linear(x, layers, workers);
   };
   for (auto _ : state) {
     for (const Model::Layer& layer : model().layers()) {
-      x.assign(hidden, num_rows, kHidden);
-      run(layer.query), run(layer.key), run(layer.value);
-      x.assign(hidden, num_rows, kHidden);
-      run(layer.output);
-      x.assign(hidden, num_rows, kHidden);
-      run(layer.gate), run(layer.up);
-      x.assign(ffn, num_rows, kFfn);
-      run(layer.down);
+      run(hidden, kHidden, {&layer.query, &layer.key, &layer.value});
+      run(hidden, kHidden, {&layer.output});
+      run(hidden, kHidden, {&layer.gate, &layer.up});
+      run(ffn, kFfn, {&layer.down});
     }
-    x.assign(hidden, num_rows, kHidden);
-    linear(x, model().logits(), {}, workers, logits);
+    x.assign(hidden, num_rows, kHidden, workers);
+    const LinearLayer output{model().logits(), {}, logits};
+    linear(x, {&output, 1}, workers);
     benchmark::DoNotOptimize(logits.data());
   }
   set_rates(state, num_rows);
@@ -129,8 +132,9 @@ void bench_assign(benchmark::State& state) {
   const auto num_rows = static_cast<std::size_t>(state.range(0));
   std::vector<float> values(num_rows * kFfn);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 29) - 14.0f;
+  Workers workers(1);
   Activations x;
-  for (auto _ : state) x.assign(values, num_rows, kFfn);
+  for (auto _ : state) x.assign(values, num_rows, kFfn, workers);
   state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * num_rows));
 }
 

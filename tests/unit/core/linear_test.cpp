@@ -20,9 +20,10 @@ std::vector<float> run_linear(std::span<const float> values, std::size_t num_row
                               std::size_t num_threads = 1) {
   Workers workers(num_threads);
   Activations x;
-  x.assign(values, num_rows, weights.num_cols);
+  x.assign(values, num_rows, weights.num_cols, workers);
   std::vector<float> out(num_rows * weights.num_rows, -1e30f);
-  linear(x, weights, {}, workers, out);
+  const LinearLayer layer{weights, {}, out};
+  linear(x, {&layer, 1}, workers);
   return out;
 }
 
@@ -205,24 +206,26 @@ TEST_CASE("the largest codes do not overflow", "[linear]") {
   });
 }
 
-TEST_CASE("a bias is added to every row", "[linear]") {
-  for (const WeightType type : kFloatTypes) {
-    const TestMatrix weights(WeightType::kQ4_1, 50, 64, 51);
-    const TestMatrix bias(type, 1, 50, 52);
-    const std::vector<float> values = random_values(3 * 64, 53);
-    std::vector<float> expected = run_linear(values, 3, weights.matrix());
-    std::vector<float> bias_values(50);
-    dequantize_row(bias.matrix(), 0, bias_values);
-    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += bias_values[i % 50];
+TEST_CASE("layers that go together, and biases, give what each gives alone", "[linear]") {
+  with_each_table([](const KernelTable&) {
+    const TestMatrix first(WeightType::kQ4_1, 50, 64, 51), second(WeightType::kF16, 7, 64, 52);
+    const TestMatrix third(WeightType::kQ8_0, 200, 64, 54);
+    const std::vector<float> values = random_values(5 * 64, 53), bias = random_values(50, 55);
+    std::vector<float> expected = run_linear(values, 5, first.matrix());
+    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % 50];
     for (const std::size_t num_threads : {1, 3}) {
       Workers workers(num_threads);
       Activations x;
-      x.assign(values, 3, 64);
-      std::vector<float> out(3 * 50);
-      linear(x, weights.matrix(), bias.matrix(), workers, out);
-      CHECK(first_difference(out, expected) == -1);
+      x.assign(values, 5, 64, workers);
+      std::vector<float> out1(5 * 50), out2(5 * 7), out3(5 * 200);
+      const LinearLayer layers[] = {
+          {first.matrix(), bias, out1}, {second.matrix(), {}, out2}, {third.matrix(), {}, out3}};
+      linear(x, layers, workers);
+      CHECK(first_difference(out1, expected) == -1);
+      CHECK(first_difference(out2, run_linear(values, 5, second.matrix())) == -1);
+      CHECK(first_difference(out3, run_linear(values, 5, third.matrix())) == -1);
     }
-  }
+  });
 }
 
 TEST_CASE("one set of activations serves several matrices and is assigned again", "[linear]") {
@@ -232,11 +235,12 @@ TEST_CASE("one set of activations serves several matrices and is assigned again"
     for (const std::size_t num_rows : {64, 1, 9}) {  // from large to small: leftovers of the larger one must not matter
       for (const std::size_t num_cols : {1536, 64}) {
         const std::vector<float> values = random_values(num_rows * num_cols, 61);
-        x.assign(values, num_rows, num_cols);
+        x.assign(values, num_rows, num_cols, workers);
         for (const WeightType type : {WeightType::kQ8_0, WeightType::kF16}) {
           const TestMatrix weights(type, 20, num_cols, 62);
           std::vector<float> out(num_rows * 20);
-          linear(x, weights.matrix(), {}, workers, out);
+          const LinearLayer layer{weights.matrix(), {}, out};
+          linear(x, {&layer, 1}, workers);
           REQUIRE(first_difference(out, run_linear(values, num_rows, weights.matrix())) == -1);
         }
       }
@@ -247,8 +251,9 @@ TEST_CASE("one set of activations serves several matrices and is assigned again"
 TEST_CASE("activation codes are the nearest integers", "[linear]") {
   const std::size_t num_cols = 70;  // the last block has 6 values
   const std::vector<float> values = random_values(2 * num_cols, 71);
+  Workers workers(1);
   Activations x;
-  x.assign(values, 2, num_cols);
+  x.assign(values, 2, num_cols, workers);
   const ActivationView view = x.view();
   REQUIRE(view.num_blocks == 3);
   for (std::size_t r = 0; r < 2; ++r) {
