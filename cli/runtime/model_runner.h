@@ -67,8 +67,8 @@ format::Result<std::unique_ptr<PrefillRunner>> make_prefill_runner(NumberType ty
 // plug-in's RUNPATH or POLYKV_TORCH_DIR. kNoTorch says how to get it.
 format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner();
 
-// The plug-in's one entry: bumped whenever this header's classes change.
-inline constexpr std::uint32_t kPrefillPluginVersion = 1;
+// The plug-in's one entry: bumped whenever a class that crosses it changes, this header's and format's Error.
+inline constexpr std::uint32_t kPrefillPluginVersion = 2;
 using CreatePrefillRunner = PrefillRunner* (*)(std::uint32_t version);  // null: another version
 inline constexpr const char* kPrefillPluginEntry = "polykv_create_prefill_runner";
 
