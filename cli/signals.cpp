@@ -4,13 +4,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 
-#include "cli/report.h"
+#include "format/file.h"
 
 namespace polykv::cli {
 namespace {
@@ -24,14 +22,6 @@ constexpr std::int64_t kSecondSignalNs = 200'000'000;
 
 std::atomic<int> g_stop_signal{0};
 std::atomic<std::int64_t> g_first_ns{0};
-
-struct GuardedMap {
-  std::atomic<std::uintptr_t> begin{0}, end{0};  // end 0: free
-  int status = 0;
-  std::size_t line_bytes = 0;
-  char line[512] = {};
-};
-GuardedMap g_maps[64];
 
 std::int64_t now_ns() {
   timespec now{};
@@ -48,20 +38,43 @@ void on_stop(int signal) {
   }
 }
 
+// "polykv: PATH: MESSAGE" in one write. What could steer a terminal becomes '?': printable() allocates, which a handler
+// must not.
+void write_broken_map(const format::BrokenMap& map) {
+  char line[1024];
+  std::size_t bytes = 0;
+  const auto append = [&line, &bytes](const char* text, std::size_t room) {
+    for (; *text != 0 && bytes < room; ++text) {
+      const auto byte = static_cast<unsigned char>(*text);
+      const bool c1 = byte >= 0x80 && byte < 0xa0 && bytes > 0 && static_cast<unsigned char>(line[bytes - 1]) == 0xc2;
+      line[bytes++] = byte < 0x20 || byte == 0x7f || c1 ? '?' : *text;
+    }
+  };
+  append("polykv: ", sizeof line);
+  append(map.path, sizeof line - 200);  // messages are shorter than that
+  append(": ", sizeof line);
+  append(map.message, sizeof line - 1);
+  line[bytes++] = '\n';
+  if (::write(STDERR_FILENO, line, bytes) < 0) return;  // nobody to tell
+}
+
 void on_bus_error(int, siginfo_t* info, void*) {
-  const auto at = reinterpret_cast<std::uintptr_t>(info->si_addr);
-  for (const GuardedMap& map : g_maps) {
-    if (at < map.begin || at >= map.end) continue;
-    if (::write(STDERR_FILENO, map.line, map.line_bytes) < 0) _exit(map.status);
-    _exit(map.status);
+  static std::atomic<bool> reported{false};
+  const bool sent = info->si_code <= 0;  // by a process: then there is no address
+  if (const auto map = format::find_broken_map(sent ? nullptr : info->si_addr)) {
+    // Several threads may meet the hole: one of them reports it.
+    while (reported.exchange(true)) pause();
+    write_broken_map(*map);
+    _exit(format::exit_status(map->code));
   }
-  ::signal(SIGBUS, SIG_DFL);  // the access is repeated, and ends the process
+  ::signal(SIGBUS, SIG_DFL);
+  raise(SIGBUS);  // as soon as this handler returns
 }
 
 }  // namespace
 
 void install_signal_handlers() {
-  static_assert(std::atomic<int>::is_always_lock_free && std::atomic<std::uintptr_t>::is_always_lock_free);
+  static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
   struct sigaction action {};
   action.sa_handler = on_stop;  // no SA_RESTART: a read that waits for a question must end
   struct sigaction before {};
@@ -91,32 +104,5 @@ format::Status check_stop() {
 }
 
 void forget_stop() { g_stop_signal = 0; }
-
-MapGuard::MapGuard(std::span<const std::byte> map, const std::string& path, Kind kind) {
-  if (map.empty()) return;
-  const auto begin = reinterpret_cast<std::uintptr_t>(map.data());
-  for (int i = 0; i < static_cast<int>(std::size(g_maps)); ++i) {
-    GuardedMap& slot = g_maps[i];
-    if (slot.line_bytes != 0) continue;
-    const std::string line =
-        "polykv: " + printable(path).substr(0, 400) +
-        (kind == Kind::kPool ? ": became shorter while in use, or its disk failed; build it again\n"
-                             : ": changed while in use, or its disk failed; restore it\n");
-    slot.line_bytes = std::min(line.size(), sizeof slot.line);
-    std::memcpy(slot.line, line.data(), slot.line_bytes);
-    slot.status = kind == Kind::kPool ? 4 : 5;
-    slot.begin = begin;
-    slot.end = begin + map.size();
-    slot_ = i;
-    return;
-  }
-}
-
-MapGuard::~MapGuard() {
-  if (slot_ < 0) return;
-  g_maps[slot_].end = 0;
-  g_maps[slot_].begin = 0;
-  g_maps[slot_].line_bytes = 0;
-}
 
 }  // namespace polykv::cli

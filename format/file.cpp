@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 #include <cerrno>
@@ -112,15 +114,95 @@ bool is_network(int descriptor) {
          std::end(kNetworkFilesystems);
 }
 
+// How a file differs from what was mapped: its size, or else its modification time.
+enum class FileChange : std::uint8_t { kNone, kShorter, kLonger, kWritten };
+
+constexpr std::size_t kNoSlot = ~std::size_t{0};
+
+ErrorCode change_code(FileKind kind, FileChange change) {
+  return kind == FileKind::kPool && change == FileChange::kShorter ? ErrorCode::kShrunk : ErrorCode::kChanged;
+}
+
+// What happened and what to do, in words that outlive everything.
+const char* change_message(FileKind kind, FileChange change) {
+  const bool is_pool = kind == FileKind::kPool;
+  switch (change) {
+    case FileChange::kNone:
+      break;
+    case FileChange::kShorter:
+      return is_pool ? "it became shorter while in use; build it again"
+                     : "it became shorter while in use; restore it and start again";
+    case FileChange::kLonger:
+      return is_pool ? "it became longer while in use; build it again"
+                     : "it became longer while in use; restore it and start again";
+    case FileChange::kWritten:
+      return is_pool ? "it was written to while in use; verify it, or build it again"
+                     : "it was written to while in use; restore it and start again";
+  }
+  return "it can no longer be read: its disk fails; copy it to another one and start again";
+}
+
 }  // namespace
 
 struct MappedFile::State {
+  std::filesystem::path path;
+  FileKind kind = FileKind::kModel;
   Descriptor descriptor;
   bip::mapped_region region;
   FileStamp stamp;
   std::uint32_t owner = 0;
   bool on_network = false;
+  std::size_t slot = kNoSlot;  // in the table of living maps
+
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State();
+  void list();
+  FileChange change(const struct stat& now) const;  // async-signal-safe
 };
+
+namespace {
+
+// Where the living maps lie, for a SIGBUS handler: a handler may take no lock, so `begin` is set last and cleared
+// first. Maps beyond the table's end, of models in more files than that, are not found.
+struct ListedMap {
+  std::atomic<std::uintptr_t> begin{0}, end{0};  // end 0: free; kReserved: being filled
+  std::atomic<const void*> state{nullptr};       // a MappedFile::State
+};
+constexpr std::uintptr_t kReserved = 1;
+std::array<ListedMap, 512> g_maps;
+static_assert(std::atomic<std::uintptr_t>::is_always_lock_free && std::atomic<const void*>::is_always_lock_free);
+
+}  // namespace
+
+void MappedFile::State::list() {
+  if (region.get_size() == 0) return;
+  const auto begin = reinterpret_cast<std::uintptr_t>(region.get_address());
+  for (std::size_t i = 0; i < g_maps.size(); ++i) {
+    std::uintptr_t free = 0;
+    if (!g_maps[i].end.compare_exchange_strong(free, kReserved)) continue;
+    slot = i;
+    g_maps[i].state = this;
+    g_maps[i].end = begin + region.get_size();
+    g_maps[i].begin = begin;
+    return;
+  }
+}
+
+MappedFile::State::~State() {
+  if (slot == kNoSlot) return;
+  g_maps[slot].begin = 0;
+  g_maps[slot].state = nullptr;
+  g_maps[slot].end = 0;
+}
+
+FileChange MappedFile::State::change(const struct stat& now) const {
+  const FileStamp found = stamp_of(now);
+  if (found.size < stamp.size) return FileChange::kShorter;
+  if (found.size > stamp.size) return FileChange::kLonger;
+  return found.mtime_ns != stamp.mtime_ns ? FileChange::kWritten : FileChange::kNone;
+}
 
 MappedFile::MappedFile(std::unique_ptr<State> state) : state_(std::move(state)) {}
 MappedFile::MappedFile(MappedFile&&) noexcept = default;
@@ -133,6 +215,8 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, const Opt
     POLYKV_CHECK_STATUS(check_safe(file.status, options.trusted_owner));
   }
   auto state = std::make_unique<State>();
+  state->path = path;
+  state->kind = options.kind;
   state->descriptor = std::move(file.descriptor);
   state->stamp = stamp_of(file.status);
   state->owner = file.status.st_uid;
@@ -144,11 +228,14 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, const Opt
       return system_error("cannot map", error.get_native_error());
     }
     (void)::madvise(state->region.get_address(), state->region.get_size(), MADV_DONTDUMP);
+    state->list();
   }
   MappedFile mapped(std::move(state));
   POLYKV_CHECK_STATUS(mapped.check_unchanged());
   return mapped;
 }
+
+const std::filesystem::path& MappedFile::path() const { return state_->path; }
 
 std::span<const std::byte> MappedFile::bytes() const {
   return {static_cast<const std::byte*>(state_->region.get_address()), state_->region.get_size()};
@@ -161,16 +248,27 @@ bool MappedFile::on_network() const { return state_->on_network; }
 Status MappedFile::check_unchanged() const {
   struct stat status {};
   if (::fstat(state_->descriptor.get(), &status) != 0) return system_error("cannot look at it", errno);
-  const FileStamp now = stamp_of(status);
-  if (now.size < state_->stamp.size) {
-    return Error{ErrorCode::kShrunk, now.size,
-                 "it shrank from " + std::to_string(state_->stamp.size) + " to " + std::to_string(now.size) +
-                     " bytes while in use"};
+  const FileChange change = state_->change(status);
+  if (change == FileChange::kNone) return {};
+  const Error error(change_code(state_->kind, change), change_message(state_->kind, change));
+  return change == FileChange::kShorter ? Error(error.code, static_cast<std::uint64_t>(status.st_size), error.message)
+                                        : error;
+}
+
+std::optional<BrokenMap> find_broken_map(const void* address) {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  for (const ListedMap& map : g_maps) {
+    const std::uintptr_t begin = map.begin;
+    if (begin == 0 || at < begin || at >= map.end) continue;
+    // The thread that faulted is still reading this map, so its state cannot go away under us.
+    const auto* state = static_cast<const MappedFile::State*>(map.state.load());
+    if (state == nullptr) continue;
+    struct stat status {};
+    const FileChange change =
+        ::fstat(state->descriptor.get(), &status) == 0 ? state->change(status) : FileChange::kNone;
+    return BrokenMap{state->path.c_str(), change_code(state->kind, change), change_message(state->kind, change)};
   }
-  if (now.size != state_->stamp.size || now.mtime_ns != state_->stamp.mtime_ns) {
-    return Error{ErrorCode::kChanged, "it was changed while in use"};
-  }
-  return {};
+  return std::nullopt;
 }
 
 Result<std::vector<std::byte>> read_file(const std::filesystem::path& path) {
@@ -182,7 +280,7 @@ Result<std::vector<std::byte>> read_file(const std::filesystem::path& path) {
         ::pread(file.descriptor.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
     if (read < 0 && errno == EINTR) continue;
     if (read < 0) return system_error("cannot read", errno);
-    if (read == 0) return Error{ErrorCode::kShrunk, done, "it shrank while it was read"};
+    if (read == 0) return Error{ErrorCode::kChanged, done, "it became shorter while it was read; start again"};
     done += static_cast<std::size_t>(read);
   }
   return bytes;

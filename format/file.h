@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,7 +21,9 @@ struct FileStamp {
   bool operator==(const FileStamp&) const = default;
 };
 
-enum class FileKind { kPool, kModel };  // which error codes apply: kNotAFile or kNotRegularFile
+enum class FileKind : std::uint8_t { kPool, kModel };  // which error codes apply: kNotAFile or kNotRegularFile
+
+struct BrokenMap;
 
 // A whole file, mapped read-only and shared (Boost.Interprocess over a descriptor that we opened: O_CLOEXEC,
 // O_NONBLOCK, regular files only), left out of core dumps. The descriptor is kept.
@@ -38,21 +41,34 @@ class MappedFile {
   MappedFile& operator=(MappedFile&&) noexcept;
   ~MappedFile();
 
+  const std::filesystem::path& path() const;  // as it was opened
   std::span<const std::byte> bytes() const;
   const FileStamp& stamp() const;  // when mapped
   std::uint32_t owner() const;
   bool on_network() const;  // NFS, SMB, FUSE, 9p, Lustre, Ceph: mapped too, the caller says a line about it
 
-  // fstat now: success; kShrunk; kChanged (size or mtime differ). A rename or unlink of the path is neither.
+  // fstat now: success; kShrunk for a pool that became shorter; kChanged for any other change. A rename or unlink of
+  // the path is none.
   Status check_unchanged() const;
 
  private:
+  friend std::optional<BrokenMap> find_broken_map(const void* address);
   struct State;
   explicit MappedFile(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
-// The whole of a small regular file. Errors: kNotFound, kIo, kNotRegularFile, kShrunk.
+// For a SIGBUS handler: the living map that holds `address`, and why it could not be read. Async-signal-safe; `path` is
+// good while the map lives. nullopt: no map of ours. `code` and `message` are those of check_unchanged(); kChanged too
+// where the file did not change, for then its disk failed.
+struct BrokenMap {
+  const char* path;
+  ErrorCode code;
+  const char* message;
+};
+std::optional<BrokenMap> find_broken_map(const void* address);
+
+// The whole of a small regular file. Errors: kNotFound, kIo, kNotRegularFile, kChanged.
 Result<std::vector<std::byte>> read_file(const std::filesystem::path& path);
 
 // Temporary file in the same folder, fsync, rename: what is at the path is the old file or the whole new one. Pools are

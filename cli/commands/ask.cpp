@@ -42,7 +42,6 @@ struct Desk {
   core::KvPool pages;
   core::Workers workers;
   runtime::StepRunner runner;
-  std::vector<std::unique_ptr<MapGuard>> model_guards;
 
   Desk(std::unique_ptr<PoolFile> pool_, runtime::Model model_, runtime::ChatTemplate chat_, std::string open_text_,
        std::size_t num_threads)
@@ -52,12 +51,7 @@ struct Desk {
         open_text(std::move(open_text_)),
         pages(pool->reader),
         workers(num_threads),
-        runner(model.file, {&pages}, workers) {
-    for (const format::MappedFile& file : model.file.weight_files()) {
-      model_guards.push_back(
-          std::make_unique<MapGuard>(file.bytes(), model.file.path().string(), MapGuard::Kind::kModel));
-    }
-  }
+        runner(model.file, {&pages}, workers) {}
 };
 
 // The owner of the model file that will probably be used: a pool of that owner is as trustworthy as the model.

@@ -8,6 +8,7 @@
 #include "cli/commands/pool_file.h"
 #include "cli/progress.h"
 #include "cli/runtime/safetensors_writer.h"
+#include "cli/signals.h"
 #include "core/codec.h"
 #include "core/float16.h"
 #include "core/pool.h"

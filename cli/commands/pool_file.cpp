@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/signals.h"
+
 namespace polykv::cli {
 
 format::Result<std::unique_ptr<PoolFile>> open_pool_file(const std::string& path, bool trust, Report& report,
@@ -10,9 +12,8 @@ format::Result<std::unique_ptr<PoolFile>> open_pool_file(const std::string& path
       .kind = format::FileKind::kPool, .trust = trust, .trusted_owner = trusted_owner};
   POLYKV_TRY(format::MappedFile file, format::MappedFile::open(path, how));
   if (file.on_network()) report.notice(path, "on a network file system: do not change it while it is in use");
-  MapGuard guard(file.bytes(), path, MapGuard::Kind::kPool);
   POLYKV_TRY(format::PoolReader reader, format::PoolReader::open(file.bytes()));
-  return std::unique_ptr<PoolFile>(new PoolFile{std::move(file), std::move(guard), std::move(reader)});
+  return std::unique_ptr<PoolFile>(new PoolFile{std::move(file), std::move(reader)});
 }
 
 int for_each_pool(const std::vector<std::string>& paths, Report& report,

@@ -8,16 +8,14 @@
 #include <vector>
 
 #include "cli/report.h"
-#include "cli/signals.h"
 #include "format/file.h"
 #include "format/reader.h"
 
 namespace polykv::cli {
 
-// Map, guard and reader belong together: the reader keeps views into the map.
+// Map and reader belong together: the reader keeps views into the map.
 struct PoolFile {
   format::MappedFile file;
-  MapGuard guard;
   format::PoolReader reader;
 };
 

@@ -4,6 +4,7 @@
 #include "cli/commands/commands.h"
 #include "cli/commands/pool_file.h"
 #include "cli/progress.h"
+#include "cli/signals.h"
 #include "core/codec.h"
 #include "format/messages.h"
 #include "format/page_layout.h"

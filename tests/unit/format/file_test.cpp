@@ -121,24 +121,66 @@ TEST_CASE("a pool of another user is refused unless the owner is trusted") {
 
 TEST_CASE("a change while in use is noticed, a rename or unlink is none") {
   const TemporaryFolder folder;
-  const std::filesystem::path path = folder / "pool";
-  const auto changed = [&](auto change) {
+  const std::filesystem::path path = folder / "file";
+  const auto changed = [&](const MappedFile::Options& options, auto change) {
     write_text(path, "0123456789");
-    const auto mapped = MappedFile::open(path, kPool);
+    const auto mapped = MappedFile::open(path, options);
     REQUIRE(mapped.has_value());
     change();
     const format::Status status = mapped->check_unchanged();
+    // A signal handler finds the same, from an address alone; where nothing changed, a disk that fails.
+    const auto broken = format::find_broken_map(mapped->bytes().data() + 9);
+    REQUIRE(broken.has_value());
+    CHECK(broken->path == path.string());
+    CHECK(broken->code == (status ? ErrorCode::kChanged : status.error().code));
+    CHECK_THAT(broken->message, Catch::Matchers::Contains(status ? "its disk fails" : status.error().message));
     return code_of(status);
   };
-  CHECK(changed([&] { std::filesystem::resize_file(path, 5); }) == number(ErrorCode::kShrunk));
-  CHECK(changed([&] { std::filesystem::resize_file(path, 50); }) == number(ErrorCode::kChanged));
-  CHECK(changed([&] {
-          ::usleep(20000);  // past the filesystem's clock tick
-          write_text(path, "9876543210");
-        }) == number(ErrorCode::kChanged));
-  CHECK(changed([&] { std::filesystem::rename(path, folder / "elsewhere"); }) == 0);
-  CHECK(changed([&] { std::filesystem::remove(path); }) == 0);
-  CHECK(changed([&] { std::filesystem::permissions(path, std::filesystem::perms::owner_read); }) == 0);
+  const auto shorten = [&] { std::filesystem::resize_file(path, 5); };
+  const auto lengthen = [&] { std::filesystem::resize_file(path, 50); };
+  const auto write = [&] {
+    ::usleep(20000);  // past the filesystem's clock tick
+    write_text(path, "9876543210");
+  };
+  CHECK(changed(kPool, shorten) == number(ErrorCode::kShrunk));
+  CHECK(changed(kModel, shorten) == number(ErrorCode::kChanged));
+  for (const MappedFile::Options& options : {kPool, kModel}) {
+    CHECK(changed(options, lengthen) == number(ErrorCode::kChanged));
+    CHECK(changed(options, write) == number(ErrorCode::kChanged));
+    CHECK(changed(options, [&] { std::filesystem::rename(path, folder / "elsewhere"); }) == 0);
+    CHECK(changed(options, [&] { std::filesystem::remove(path); }) == 0);
+    CHECK(changed(options, [&] { std::filesystem::permissions(path, std::filesystem::perms::owner_read); }) == 0);
+  }
+}
+
+TEST_CASE("maps are found while they live, and by their own addresses only") {
+  const TemporaryFolder folder;
+  write_text(folder / "a", std::string(5000, 'a'));
+  write_text(folder / "b", std::string(5000, 'b'));
+  const auto path_at = [](const std::byte* address) {
+    const auto map = format::find_broken_map(address);
+    return map ? std::string(map->path) : "none";
+  };
+  CHECK(path_at(nullptr) == "none");
+  std::optional<MappedFile> a = *MappedFile::open(folder / "a", kPool), b = *MappedFile::open(folder / "b", kModel);
+  const std::byte* const begin = a->bytes().data();
+  CHECK(path_at(begin) == (folder / "a").string());
+  CHECK(path_at(begin + 4999) == (folder / "a").string());
+  CHECK(path_at(begin + 5000) == "none");
+  CHECK(path_at(begin - 1) == "none");
+  CHECK(path_at(b->bytes().data()) == (folder / "b").string());
+  const MappedFile moved = std::move(*a);
+  a.reset();
+  CHECK(path_at(begin) == (folder / "a").string());
+  { const MappedFile ended = std::move(*b); }
+  b.reset();
+  CHECK(path_at(begin) == (folder / "a").string());
+  // The table has room for many maps, and gives it back.
+  for (int round = 0; round < 2; ++round) {
+    std::vector<MappedFile> many;
+    for (int i = 0; i < 300; ++i) many.push_back(*MappedFile::open(folder / "b", kModel));
+    for (const MappedFile& file : many) CHECK(path_at(file.bytes().data()) == (folder / "b").string());
+  }
 }
 
 TEST_CASE("descriptors do not leak over exec, and the map is left out of core dumps") {
