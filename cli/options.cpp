@@ -137,7 +137,12 @@ CommandSpec ask_command() {
            "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
            "question that fails does not stop the others; the exit status is then 1.",
            "The model must be the one that the pool was built with: another one is refused with the first "
-           "field that differs (exit status 10)."},
+           "field that differs (exit status 10).",
+           "Pool and model are used in place, so a change to either while it is in use ends ask before it prints "
+           "another token: with status 4 if the pool became shorter, with 5 for any other change of its or the "
+           "model's size or modification time. Replacing a file by rename, as build does, or deleting it is no "
+           "change: what is mapped stays. A program that writes through a map of its own can leave the modification "
+           "time as it was; such a change is not noticed, so do not do that to a pool or a model."},
       .options =
           {model_option(),
            {.letter = 'n',

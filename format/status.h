@@ -33,7 +33,7 @@ enum class ErrorCode : std::uint32_t {
   kNotAPool = 400,
   kUnfinished = 401,
   kTruncated = 402,  // shorter or longer than it says, or its tail is missing
-  kShrunk = 403,     // became shorter while in use
+  kShrunk = 403,     // a pool that became shorter while in use
   kNotAFile = 404,   // the pool's path is a folder, a FIFO, a device
   // 5xx, exit 5: corrupt. A structural rule broken under valid checksums belongs here too.
   kBadChecksum = 500,
@@ -49,7 +49,7 @@ enum class ErrorCode : std::uint32_t {
   kBadSource = 510,     // the zstd frame of the source text
   kBadPadding = 511,    // an unused slot of a page is not zero
   kBadDigest = 512,     // a SHA-256 of the tree differs
-  kChanged = 513,       // changed while in use
+  kChanged = 513,       // a pool or model that was changed while in use
   kBadModelFile = 550,  // a damaged or contradictory model file
   // 6xx, exit 6: needs a newer polykv, or is not supported.
   kUnsupportedVersion = 600,

@@ -52,6 +52,16 @@ struct Desk {
         pages(pool->reader),
         workers(num_threads),
         runner(model.file, {&pages}, workers) {}
+
+  // kShrunk or kChanged if the pool or the model was changed under us; once it was, for ever.
+  const Status& check_unchanged() {
+    if (unchanged_) unchanged_ = pool->file.check_unchanged();
+    if (unchanged_) unchanged_ = model.file.check_unchanged();
+    return unchanged_;
+  }
+
+ private:
+  Status unchanged_;
 };
 
 // The owner of the model file that will probably be used: a pool of that owner is as trustworthy as the model.
@@ -117,9 +127,12 @@ class Interview {
 
   // An error here ends the run; a question that fails is reported and counted instead.
   Status ask(const Question& question) {
+    POLYKV_CHECK_STATUS(desk_.check_unchanged());
     const bool text_mode = !options_.json && !options_.jsonl;
     if (text_mode && num_answers_ > 0) report_.print("\n");
     auto answered = answer(question, text_mode);
+    // Before what else went wrong, for a change may be its cause.
+    POLYKV_CHECK_STATUS(desk_.check_unchanged());
     if (!answered && answered.error().code != ErrorCode::kUnusableText) return std::move(answered).error();
     ++num_answers_;
     if (!answered) ++num_failed_;
@@ -146,6 +159,7 @@ class Interview {
         runtime::make_question_tokens(desk_.model.tokenizer, desk_.chat, desk_.open_text, question.text);
     return runtime::answer(desk_.runner, desk_.model.file, desk_.model.tokenizer, prompt, answer_options_,
                            [&](std::string_view text) {
+                             if (!desk_.check_unchanged()) return false;
                              if (stream && !text.empty()) {
                                report_.print(text);
                                report_.flush();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,9 @@ struct PoolRecipe {
   std::string model_name = "random";
   std::uint32_t mode = 0600;
   bool force = false;
+  std::uint32_t vocab_size = 32000;
+  std::optional<format::Identity> fits =
+      {};  // a model's, which the pool is to fit; shape and vocab_size must be its own
 };
 
 // The same numbers on every machine and C++ library.
@@ -69,7 +73,7 @@ inline format::Tokens make_tokens(const PoolRecipe& recipe) {
   TestRandom random(recipe.seed);
   format::Tokens tokens;
   for (std::uint32_t i = 0; i < recipe.shape.num_tokens; ++i) {
-    tokens.ids.push_back(static_cast<std::uint32_t>(random.next() % 32000));
+    tokens.ids.push_back(static_cast<std::uint32_t>(random.next() % recipe.vocab_size));
     tokens.text_begin.push_back(static_cast<std::uint32_t>(tokens.text.size()));
     // One call a statement: compilers differ in the order in which they evaluate arguments.
     const char letter = static_cast<char>('a' + random.next() % 26);
@@ -82,17 +86,19 @@ inline format::Tokens make_tokens(const PoolRecipe& recipe) {
 }
 
 inline format::Identity make_identity(const PoolRecipe& recipe) {
-  format::Identity identity;
-  identity.set("model.name", recipe.model_name);
-  identity.set("model.architecture", "llama");
-  identity.set("model.weights_sha256", std::string(64, 'a'));
-  identity.set("rope.theta", "10000");
-  identity.set("rope.scaling", "none");
-  identity.set("adapters.list", "");
-  identity.set("tokenizer.kind", "byte-level BPE");
-  identity.set("tokenizer.sha256", std::string(64, 'b'));
-  identity.set("template.name", "none");
-  identity.set("template.sha256", std::string(64, 'c'));
+  format::Identity identity = recipe.fits.value_or(format::Identity());
+  if (!recipe.fits) {
+    identity.set("model.name", recipe.model_name);
+    identity.set("model.architecture", "llama");
+    identity.set("model.weights_sha256", std::string(64, 'a'));
+    identity.set("rope.theta", "10000");
+    identity.set("rope.scaling", "none");
+    identity.set("adapters.list", "");
+    identity.set("tokenizer.kind", "byte-level BPE");
+    identity.set("tokenizer.sha256", std::string(64, 'b'));
+    identity.set("template.name", "none");
+    identity.set("template.sha256", std::string(64, 'c'));
+  }
   identity.set("codec.name", core::codec_name(recipe.codec));
   identity.set("prefill.type", "f32");
   identity.set("document.count", "1");

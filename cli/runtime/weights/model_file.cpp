@@ -130,6 +130,15 @@ const ModelConfig& ModelFile::config() const { return state_->config; }
 const ModelWeights& ModelFile::weights() const { return state_->weights; }
 const std::vector<MappedFile>& ModelFile::weight_files() const { return state_->weight_files; }
 std::vector<std::string> ModelFile::weight_file_names() const { return state_->weight_file_names; }
+Status ModelFile::check_unchanged() const {
+  for (const MappedFile& file : state_->weight_files) {
+    if (const Status status = file.check_unchanged(); !status) {
+      return Error(status.error().code, "model " + file.path().string() + ": " + status.error().message);
+    }
+  }
+  return {};
+}
+
 const GgufFile* ModelFile::gguf() const { return state_->gguf ? &*state_->gguf : nullptr; }
 
 std::span<const std::byte> ModelFile::tokenizer_json() const {

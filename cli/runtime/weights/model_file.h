@@ -29,9 +29,11 @@ class ModelFile {
   const ModelConfig& config() const;
   const ModelWeights& weights() const;
 
-  // The files that hold weights, in a fixed order (shards by name): for digests and for check_unchanged().
+  // The files that hold weights, in a fixed order (shards by name).
   const std::vector<format::MappedFile>& weight_files() const;
   std::vector<std::string> weight_file_names() const;  // base names, same order
+  // kChanged, naming the file, if one of them was changed since it was opened (MappedFile::check_unchanged).
+  format::Status check_unchanged() const;
 
   // Where the tokenizer comes from: exactly one is there.
   const GgufFile* gguf() const;                               // null for a folder

@@ -178,7 +178,21 @@ TEST_CASE("a model stays whole when it is moved") {
   const ModelFile moved = std::move(model);
   CHECK(moved.weights().embedding.data == data);
   CHECK(moved.gguf()->tensor("token_embd.weight")->data.data() == data);
-  CHECK(moved.weight_files()[0].check_unchanged().has_value());
+  CHECK(moved.check_unchanged().has_value());
+}
+
+TEST_CASE("a model that is changed while in use is noticed, in whichever of its files") {
+  const TempFolder folder;
+  std::filesystem::copy(models_dir() / "llama-mqa-sharded-f16", folder / "model");
+  const auto opened = ModelFile::open(folder / "model");
+  REQUIRE(opened.has_value());
+  CHECK(opened->check_unchanged().has_value());
+  const std::filesystem::path shard = folder / "model/model-00002-of-00003.safetensors";
+  std::filesystem::resize_file(shard, std::filesystem::file_size(shard) - 1);
+  const auto status = opened->check_unchanged();
+  REQUIRE_FALSE(status.has_value());
+  CHECK(status.error().code == polykv::format::ErrorCode::kChanged);
+  CHECK_THAT(status.error().message, Catch::Matchers::StartsWith("model " + shard.string() + ": it became shorter"));
 }
 
 TEST_CASE("the chat template is the model's own") {
