@@ -256,10 +256,18 @@ CommandSpec stats_command() {
   return pools_command(
       "stats", "say what a pool costs, and what compression did to the answers",
       {{"polykv stats contract.pkv", "bytes by part, bits per value, fidelity"},
-       {"polykv stats --agents 15 contract.pkv", "with and without sharing, for 15 agents"}},
+       {"polykv stats --agents 15 contract.pkv", "with and without sharing, for 15 agents"},
+       {"polykv stats --live contract.pkv", "the processes that use it now, and their memory"}},
       {"Memory: the file by part; the bytes needed to restore keys and values, in bits per value and against float16; "
        "and for N agents. Ratios are rounded down and bits up. Fidelity: what was measured when the pool was built, "
-       "or that nothing was."},
+       "or that nothing was.",
+       "--live adds every process that maps the pool now, as the kernel counts its memory: a page that only it maps is "
+       "private, one that others map too is shared, and PSS counts a page that N processes map as an N-th of it in "
+       "each, "
+       "so that PSS adds up. \"With copies of their own\" (without_sharing_bytes) is, summed over these processes, the "
+       "pool's size and all else that a process has in memory, private or shared. A pool that was replaced stays with "
+       "the processes that map it; these are said to map an older pool and are not counted. Processes of other users "
+       "can be looked at by root alone; a line on standard error names those that were not."},
       {{.name = "agents",
         .value = "N",
         .target = &Options::agents,
@@ -269,6 +277,9 @@ CommandSpec stats_command() {
         .minimum = 1,
         .maximum = 1000000,
         .help = "Say what N agents need that share the pool, and what they would need without sharing it."},
+       {.name = "live",
+        .target = &Options::live,
+        .help = "Measure the processes that map the pool now: PSS, private and shared bytes, each and in all."},
        json_option("Print one JSON object (schema polykv.stats/1) a pool, each on a line.")});
 }
 

@@ -62,6 +62,7 @@ struct Options {
   bool json = false;
   bool digest = false;       // verify
   std::uint32_t agents = 0;  // stats
+  bool live = false;         // stats
   bool man = false;          // help: print the man page's source
 };
 

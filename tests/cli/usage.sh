@@ -13,7 +13,7 @@ t build doc.txt -o x.pkv --no-probe
 t ask a.pkv --agents 4
 t ask a.pkv --json --jsonl
 t ask a.pkv --temp warm
-t stats a.pkv --live
+t stats a.pkv --measure
 t verify --deep a.pkv
 t export a.pkv
 t completion tcsh

@@ -212,9 +212,9 @@ TEST_CASE("values are checked where they are read") {
 }
 
 TEST_CASE("what is not offered yet is unknown") {
-  for (const Words& words : {Words{"ask", "a", "--agents", "2"}, Words{"stats", "a", "--live"},
-                             Words{"stats", "a", "--measure"}, Words{"stats", "a", "--html", "f"},
-                             Words{"verify", "a", "--deep"}, Words{"build", "a", "-o", "b", "--no-probe"}}) {
+  for (const Words& words :
+       {Words{"ask", "a", "--agents", "2"}, Words{"stats", "a", "--measure"}, Words{"stats", "a", "--html", "f"},
+        Words{"verify", "a", "--deep"}, Words{"build", "a", "-o", "b", "--no-probe"}}) {
     CHECK(refusal(words).find("unknown option") != std::string::npos);
   }
   CHECK(refusal({"bench", "a"}).starts_with("unknown command 'bench'"));
