@@ -1,5 +1,6 @@
 #include "cli/commands/questions.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -52,47 +53,63 @@ QuestionSource::QuestionSource(std::vector<std::string> arguments, int descripto
 
 bool QuestionSource::from_terminal() const { return !from_arguments_ && isatty(descriptor_) != 0; }
 
-format::Result<std::optional<std::string>> QuestionSource::read_line() {
+std::optional<std::string> QuestionSource::take_line() {
+  const std::size_t end = buffer_.find('\n');
+  if (end == std::string::npos && !(at_end_ && !buffer_.empty())) return std::nullopt;
+  std::string line = buffer_.substr(0, end);
+  buffer_.erase(0, end == std::string::npos ? end : end + 1);
+  if (!line.empty() && line.back() == '\r') line.pop_back();
+  return line;
+}
+
+// False: nothing has come, and it did not wait.
+format::Result<bool> QuestionSource::read_more(Wait wait) {
   while (true) {
-    const std::size_t end = buffer_.find('\n');
-    if (end != std::string::npos || (at_end_ && !buffer_.empty())) {
-      std::string line = buffer_.substr(0, end);
-      buffer_.erase(0, end == std::string::npos ? end : end + 1);
-      if (!line.empty() && line.back() == '\r') line.pop_back();
-      return std::optional(std::move(line));
-    }
-    if (at_end_) return std::optional<std::string>();
-    char bytes[1 << 16];
-    const ssize_t count = ::read(descriptor_, bytes, sizeof bytes);
+    pollfd input{descriptor_, POLLIN, 0};
+    const int readable = ::poll(&input, 1, wait == Wait::kYes ? -1 : 0);
     POLYKV_CHECK_STATUS(check_stop());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return Error(ErrorCode::kIo, std::string("cannot read standard input: ") + std::strerror(errno));
+    if (readable == 0) return false;
+    char bytes[1 << 16];
+    const ssize_t count = readable < 0 ? -1 : ::read(descriptor_, bytes, sizeof bytes);
+    const int error = errno;
+    POLYKV_CHECK_STATUS(check_stop());
+    if (count < 0 && (error == EINTR || error == EAGAIN)) continue;
+    if (count < 0) return Error(ErrorCode::kIo, std::string("cannot read standard input: ") + std::strerror(error));
     if (count == 0) at_end_ = true;
     buffer_.append(bytes, static_cast<std::size_t>(count));
+    return true;
   }
+}
+
+format::Result<bool> QuestionSource::ready(Wait wait) {
+  while (ahead_.empty()) {
+    if (from_arguments_) {
+      if (number_ == arguments_.size()) return true;
+      const std::string& text = arguments_[number_++];
+      ahead_.push_back({number_, text, check_question(text)});
+    } else if (const std::optional<std::string> line = take_line()) {
+      ++number_;
+      if (!is_blank(*line)) ahead_.push_back(parse_question_line(*line, number_));
+    } else if (at_end_) {
+      return true;
+    } else {
+      POLYKV_TRY(const bool more, read_more(wait));
+      if (!more) return false;
+    }
+  }
+  return true;
 }
 
 format::Result<std::optional<Question>> QuestionSource::next() {
-  if (!ahead_.empty()) {
-    Question question = std::move(ahead_.front());
-    ahead_.erase(ahead_.begin());
-    return std::optional(std::move(question));
-  }
-  if (from_arguments_) {
-    if (number_ == arguments_.size()) return std::optional<Question>();
-    const std::string& text = arguments_[number_++];
-    return std::optional(Question{number_, text, check_question(text)});
-  }
-  while (true) {
-    POLYKV_TRY(const std::optional<std::string> line, read_line());
-    if (!line) return std::optional<Question>();
-    ++number_;
-    if (!is_blank(*line)) return std::optional(parse_question_line(*line, number_));
-  }
+  POLYKV_CHECK_STATUS(ready(Wait::kYes));
+  if (ahead_.empty()) return std::optional<Question>();
+  Question question = std::move(ahead_.front());
+  ahead_.pop_front();
+  return std::optional(std::move(question));
 }
 
 Status QuestionSource::require_single() {
-  std::vector<Question> all;
+  std::deque<Question> all;
   while (all.size() < 2) {
     POLYKV_TRY(std::optional<Question> question, next());
     if (!question) break;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -27,7 +28,11 @@ class QuestionSource {
  public:
   QuestionSource(std::vector<std::string> arguments, int descriptor);
 
-  // The next question; an empty optional at the end. kIo, kInterrupted, kTerminated.
+  enum class Wait { kYes, kNo };
+  // Is next() ready: is there a question, or the end? With kYes it reads until there is; with kNo it takes what has
+  // come and returns at once. Reads no line beyond the next question's. kIo, kInterrupted, kTerminated.
+  format::Result<bool> ready(Wait wait);
+  // The next question; an empty optional at the end. Waits for it. Errors as ready().
   format::Result<std::optional<Question>> next();
 
   // kUsage unless there is exactly one question (--json prints one object).
@@ -36,15 +41,16 @@ class QuestionSource {
   bool from_terminal() const;  // questions are typed by a person
 
  private:
-  format::Result<std::optional<std::string>> read_line();
+  std::optional<std::string> take_line();  // a whole line of what was read
+  format::Result<bool> read_more(Wait wait);
 
   std::vector<std::string> arguments_;
   bool from_arguments_;
   int descriptor_;
   std::size_t number_ = 0;  // of the last argument or line taken
   std::string buffer_;
-  bool at_end_ = false;
-  std::vector<Question> ahead_;  // read by require_single
+  bool at_end_ = false;         // all is read
+  std::deque<Question> ahead_;  // taken, not yet given out
 };
 
 }  // namespace polykv::cli
