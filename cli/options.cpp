@@ -128,6 +128,7 @@ CommandSpec ask_command() {
                    {"polykv ask contract.pkv < questions.txt", "one question a line"},
                    {"cut -f2 questions.tsv | polykv ask contract.pkv --jsonl > answers.jsonl",
                     "one JSON object an answer, in order"},
+                   {"polykv ask contract.pkv --jsonl --agents 15 < questions.txt", "15 questions at a time"},
                    {"polykv ask contract.pkv --temp 0.7 --seed 1 \"Summarise it.\"", "sample, repeatably"}},
       .description =
           {"Maps the pool, attends on its compressed pages in place and prints each answer as it comes. Each "
@@ -136,6 +137,9 @@ CommandSpec ask_command() {
            "starts with '{' is a JSON object with \"question\" and \"id\"; any other line is a question "
            "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
            "question that fails does not stop the others; the exit status is then 1.",
+           "With --agents N, N questions are in work at once; the next one is taken as soon as one of them is "
+           "answered, and no work waits for input. Answers are printed in the order of the questions: one that is "
+           "ready early waits for those before it.",
            "The model must be the one that the pool was built with: another one is refused with the first "
            "field that differs (exit status 10).",
            "Pool and model are used in place, so a change to either while it is in use ends ask before it prints "
@@ -193,7 +197,8 @@ CommandSpec ask_command() {
             .kind = ValueKind::kCount,
             .environment = "POLYKV_SEED",
             .maximum = 0x1p64,
-            .help = "Seed of the sampler. Without it: a fresh one, which --json reports."},
+            .help = "Seed of the sampler, which starts anew with each question. Without it: a fresh one, which --json "
+                    "reports."},
            {.name = "stop",
             .value = "TEXT",
             .target = &Options::stop,
@@ -209,6 +214,17 @@ CommandSpec ask_command() {
            {.name = "jsonl",
             .target = &Options::jsonl,
             .help = "Print one JSON object a line for each answer, in order, as soon as it is complete."},
+           {.name = "agents",
+            .value = "N",
+            .target = &Options::agents,
+            .kind = ValueKind::kCount,
+            .fallback = "1",
+            .environment = "POLYKV_AGENTS",
+            .minimum = 1,
+            .maximum = 64,
+            .help =
+                "Work on N questions at once, 1 to 64, which makes more tokens a second in all. The answers are the "
+                "same, and printed in the same order."},
            threads_option()},
   };
 }

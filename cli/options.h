@@ -61,7 +61,7 @@ struct Options {
   // Where offered.
   bool json = false;
   bool digest = false;       // verify
-  std::uint32_t agents = 0;  // stats
+  std::uint32_t agents = 0;  // ask: questions in work at once; stats: readers to reckon with
   bool live = false;         // stats
   bool man = false;          // help: print the man page's source
 };

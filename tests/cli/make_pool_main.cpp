@@ -1,13 +1,16 @@
-// polykv_make_pool POOL [LAYERS KV_HEADS HEAD_DIM TOKENS CODEC SEED]: a random pool, for the scripts beside this file.
+// Random pools for the scripts beside this file:
+//   polykv_make_pool POOL [LAYERS KV_HEADS HEAD_DIM TOKENS CODEC SEED]
+//   polykv_make_pool POOL MODEL TEXT     fits the model, and holds the text's tokens
 #include <cstdlib>
 #include <iostream>
 #include <string>
 
+#include "tests/support/make_model_pool.h"
 #include "tests/support/make_pool.h"
 
 int main(int argc, char** argv) {
   using namespace polykv;
-  if (argc != 2 && argc != 8) return 2;
+  if (argc != 2 && argc != 4 && argc != 8) return 2;
   tests::PoolRecipe recipe;
   recipe.force = true;
   if (argc == 8) {
@@ -18,7 +21,8 @@ int main(int argc, char** argv) {
     recipe.codec = *codec;
     recipe.seed = number(7);
   }
-  if (const auto status = tests::make_pool(argv[1], recipe); !status) {
+  const auto status = argc == 4 ? tests::make_model_pool(argv[2], argv[3], argv[1]) : tests::make_pool(argv[1], recipe);
+  if (!status) {
     std::cerr << status.error().message << "\n";
     return 1;
   }

@@ -10,7 +10,7 @@ t build doc.txt
 t build doc.txt -o
 t build doc.txt -o x.pkv --codec k9v9
 t build doc.txt -o x.pkv --no-probe
-t ask a.pkv --agents 4
+t ask a.pkv --agents 65
 t ask a.pkv --json --jsonl
 t ask a.pkv --temp warm
 t stats a.pkv --measure

@@ -15,13 +15,19 @@ with Workplace() as place:
         built = json.loads(out)
         expect(err == "", f"build wrote to stderr: {err}")
         expect(built["tokens"] == 3351, f"{built['tokens']} tokens")
-        out, _ = place.run("ask", pool, "--jsonl", stdin=lines.encode())
+        ask = ("ask", pool, "--jsonl")
+        out, _ = place.run(*ask, stdin=lines.encode())
         answers = [json.loads(line) for line in out.splitlines()]
         expect([answer["id"] for answer in answers] == [name for name, _, _ in questions], "answers out of order")
         for (name, question, wanted), answer in zip(questions, answers, strict=True):
             expect(wanted in answer["answer"], f"{codec}, {question}: {answer['answer']}")
             expect(answer["cached_tokens"] == 3351, f"{name}: the pool was not used")
             expect(answer["stop_reason"] == "eos", f"{name}: {answer['stop_reason']}")
+        # Fifteen at a time: the same answers, in the same order.
+        together = [json.loads(line) for line in place.run(*ask, "--agents", 15, stdin=lines.encode())[0].splitlines()]
+        for one, other in zip(answers, together, strict=True):
+            for name in ("id", "answer", "stop_reason", "generated_tokens", "prompt_tokens"):
+                expect(one[name] == other[name], f"{codec}: --agents changed {name}: {one} {other}")
         print(codec, "answers", len(answers), "of", len(questions))
 
     # The same again: same bytes out, whatever the number of threads; text mode prints the answer and nothing else.

@@ -58,7 +58,6 @@ TEST_CASE("what is not offered yet is in no help") {
   for (const char* absent : {"--measure", "--html", "--deep", "no-probe", "no\\-probe", "bench"}) {
     CHECK(all.find(absent) == std::string::npos);
   }
-  CHECK(help_text(find_command("ask"), true).find("--agents") == std::string::npos);
 }
 
 TEST_CASE("help fits a terminal of 80 columns and starts with examples") {

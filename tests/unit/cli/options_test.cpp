@@ -209,12 +209,14 @@ TEST_CASE("values are checked where they are read") {
   CHECK(refusal({"ask", "a", "--seed", "18446744073709551616"}).starts_with("ask: --seed"));
   CHECK(refusal({"ask", "a", "--template", "chatml"}).starts_with("ask: --template"));
   CHECK(refusal({"stats", "a", "--agents", "0"}).starts_with("stats: --agents"));
+  for (const char* agents : {"0", "65", "-1", "many"}) {
+    CHECK(refusal({"ask", "a", "--agents", agents}).starts_with("ask: --agents"));
+  }
 }
 
 TEST_CASE("what is not offered yet is unknown") {
-  for (const Words& words :
-       {Words{"ask", "a", "--agents", "2"}, Words{"stats", "a", "--measure"}, Words{"stats", "a", "--html", "f"},
-        Words{"verify", "a", "--deep"}, Words{"build", "a", "-o", "b", "--no-probe"}}) {
+  for (const Words& words : {Words{"stats", "a", "--measure"}, Words{"stats", "a", "--html", "f"},
+                             Words{"verify", "a", "--deep"}, Words{"build", "a", "-o", "b", "--no-probe"}}) {
     CHECK(refusal(words).find("unknown option") != std::string::npos);
   }
   CHECK(refusal({"bench", "a"}).starts_with("unknown command 'bench'"));

@@ -1,4 +1,5 @@
-#include "cli/runtime/session.h"
+#include "cli/runtime/stop_filter.h"
+
 #include "tests/support/catch.h"
 
 namespace polykv::runtime {

@@ -1,0 +1,141 @@
+#include "cli/commands/interview.h"
+
+#include <nlohmann/json.hpp>
+
+#include "cli/runtime/prompt.h"
+#include "cli/signals.h"
+
+namespace polykv::cli {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+using format::Status;
+
+// Answers wait until those before them are printed. So many at most: a pipe without end that brings what is answered
+// at once must not fill the memory while one long answer is in work.
+constexpr std::size_t kMaxItems = 1024;
+
+}  // namespace
+
+Interview::Interview(const Options& options, Report& report, Desk& desk, std::uint64_t seed, double load_ms)
+    : options_(options),
+      report_(report),
+      desk_(desk),
+      scheduler_(desk.runner, desk.workers, desk.model.config().vocab_size),
+      load_ms_(load_ms) {
+  answer_options_.max_tokens = options.max_tokens;
+  answer_options_.stop = options.stop;
+  answer_options_.sampling = {static_cast<float>(options.temperature), options.top_k, static_cast<float>(options.top_p),
+                              static_cast<float>(options.min_p), seed};
+}
+
+int Interview::run(QuestionSource& questions) {
+  while (report_.can_print() && !(at_end_ && items_.empty())) {
+    if (const Status status = go_on(questions); !status) {
+      if (!report_.can_print()) break;
+      const bool stopped = !check_stop();
+      return report_.error(stopped ? "" : options_.operands.front(), status.error());
+    }
+  }
+  if (num_printed_ == 0 && report_.can_print()) {
+    return report_.error(
+        {}, Error(ErrorCode::kUnusableText, "no question: give one as an argument, or one a line on standard input"));
+  }
+  return num_failed_ > 0 ? exit_status(ErrorCode::kItemsFailed) : 0;
+}
+
+// Takes questions, feeds every agent, prints what has come. An error ends the interview.
+Status Interview::go_on(QuestionSource& questions) {
+  POLYKV_CHECK_STATUS(check_stop());
+  POLYKV_CHECK_STATUS(take_questions(questions));
+  const Status stepped = in_flight_.empty() ? Status() : scheduler_.step(in_flight_);
+  // After tokens are computed, before they are printed; and before what else went wrong, for a change may be its cause.
+  POLYKV_CHECK_STATUS(desk_.check_unchanged());
+  POLYKV_CHECK_STATUS(stepped);
+  std::erase_if(in_flight_, [](const runtime::Agent* agent) { return agent->is_finished(); });
+  print_items();
+  return {};
+}
+
+// Waits for a question only when there is nothing else to do.
+Status Interview::take_questions(QuestionSource& questions) {
+  while (!at_end_ && in_flight_.size() < options_.agents && items_.size() < kMaxItems) {
+    using Wait = QuestionSource::Wait;
+    POLYKV_TRY(const bool ready, questions.ready(items_.empty() ? Wait::kYes : Wait::kNo));
+    if (!ready) return {};
+    POLYKV_TRY(std::optional<Question> question, questions.next());
+    at_end_ = !question;
+    if (!question) return {};
+    items_.push_back(start(*std::move(question)));
+    if (items_.back().agent != nullptr) in_flight_.push_back(items_.back().agent.get());
+  }
+  return {};
+}
+
+Interview::Item Interview::start(Question question) const {
+  const Status usable = question.usable;
+  if (!usable) return {std::move(question), nullptr, usable.error()};
+  std::vector<runtime::TokenId> prompt =
+      runtime::make_question_tokens(desk_.model.tokenizer, desk_.chat, desk_.open_text, question.text);
+  auto agent = runtime::Agent::start(desk_.runner, desk_.model.config(), desk_.model.tokenizer, std::move(prompt),
+                                     answer_options_);
+  if (!agent) return {std::move(question), nullptr, agent.error()};
+  return {std::move(question), *std::move(agent), std::nullopt};
+}
+
+// What can be printed in order: whole answers, and in text mode the beginning of the oldest one in work.
+void Interview::print_items() {
+  while (!items_.empty()) {
+    Item& item = items_.front();
+    if (prints_text()) print_text(item);
+    if (!item.is_finished()) break;
+    if (!prints_text()) print_json(item);
+    report_.flush();
+    ++num_printed_;
+    if (item.agent == nullptr) ++num_failed_;
+    front_begun_ = false;
+    items_.pop_front();
+  }
+}
+
+void Interview::print_text(Item& item) {
+  if (!front_begun_ && num_printed_ > 0) report_.print("\n");
+  front_begun_ = true;
+  if (item.error) {
+    report_.error("question " + item.question.label(), *item.error);
+    return;
+  }
+  report_.print(item.agent->take_text());
+  const std::string& text = item.agent->answer().text;
+  if (item.is_finished() && (text.empty() || text.back() != '\n')) report_.print("\n");
+  report_.flush();
+}
+
+void Interview::print_json(const Item& item) {
+  const runtime::Answer none;
+  const runtime::Answer& answer = item.agent == nullptr ? none : item.agent->answer();
+  const std::string& model = desk_.model.config().name;
+  nlohmann::ordered_json line = {
+      {"schema", "polykv.ask/1"}, {"id", item.question.id}, {"question", item.question.text}};
+  line["answer"] = nullptr;
+  line["stop_reason"] = nullptr;
+  if (!item.error) {
+    line["answer"] = answer.text;
+    line["stop_reason"] = stop_reason_name(answer.stop_reason);
+  }
+  line["cached_tokens"] = answer.cached_tokens;
+  line["prompt_tokens"] = answer.prompt_tokens;
+  line["generated_tokens"] = answer.generated_tokens;
+  line["seed"] = answer_options_.sampling.seed;
+  line["load_ms"] = load_ms_;
+  line["ttft_ms"] = answer.ttft_ms;
+  line["decode_tok_s"] = answer.decode_tok_s;
+  line["total_ms"] = answer.total_ms;
+  line["pool"] = options_.operands.front();
+  line["model"] = model.empty() ? desk_.model.file.path().filename().string() : model;
+  line["error"] = item.error ? error_json(*item.error) : nlohmann::ordered_json();
+  report_.print_line(line);
+}
+
+}  // namespace polykv::cli

@@ -1,0 +1,90 @@
+// One agent: a question put to a pool, answered token by token.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/runtime/sampler.h"
+#include "cli/runtime/step_runner.h"
+#include "cli/runtime/stop_filter.h"
+#include "cli/runtime/tokenizer/tokenizer.h"
+#include "core/tail.h"
+#include "format/status.h"
+
+namespace polykv::runtime {
+
+struct AnswerOptions {
+  std::uint32_t max_tokens = 512;  // at least 1
+  SamplingOptions sampling;
+  std::vector<std::string> stop;  // strings that end the answer; not part of it
+};
+
+enum class StopReason : std::uint8_t { kEos, kStop, kLength, kContext };
+const char* stop_reason_name(StopReason reason);  // "eos", "stop", "length", "context"
+
+struct Answer {
+  std::string text;
+  StopReason stop_reason = StopReason::kLength;
+  std::uint32_t cached_tokens = 0;  // positions taken from the pool instead of being prefilled
+  std::uint32_t prompt_tokens = 0;  // tokens of the question, prefilled now
+  std::uint32_t generated_tokens = 0;
+  double ttft_ms = 0.0;       // question taken to first token
+  double decode_tok_s = 0.0;  // tokens after the first
+  double total_ms = 0.0;
+};
+
+// Has tokens to feed (its question, then the token it sampled last) until it is finished. It does not run the model:
+// whoever does (scheduler.h) decides how many of the tokens go into a step, which changes nothing about the answer.
+class Agent {
+ public:
+  // `prompt` is make_question_tokens' result. Runner and tokenizer must outlive the agent.
+  // Errors: kUnusableText: no token, or no room for an answer in the model's context.
+  static format::Result<std::unique_ptr<Agent>> start(const StepRunner& runner, const ModelConfig& config,
+                                                      const Tokenizer& tokenizer, std::vector<TokenId> prompt,
+                                                      const AnswerOptions& options);
+
+  bool is_finished() const { return finished_; }
+  std::span<const TokenId> unfed() const { return std::span(tokens_).subspan(num_fed_); }  // not empty until finished
+  core::Tail& tail() { return tail_; }
+
+  // After a step that fed all of unfed(): the token after them, from the logits of the last. Allocates nothing, so that
+  // it may run on a worker.
+  void sample(std::span<const float> logits);
+  // After a step that fed the first `count` of unfed(), and sample() if that was all.
+  void advance(std::size_t count);
+
+  // The text that became certain since the last call (what may be the beginning of a stop string is held back).
+  std::string_view take_text();
+  // Whole once is_finished().
+  const Answer& answer() const { return answer_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  Agent(const StepRunner& runner, const ModelConfig& config, const Tokenizer& tokenizer, std::vector<TokenId> prompt,
+        const AnswerOptions& options);
+  void accept(TokenId token);
+  void finish(StopReason reason);
+
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point first_token_;
+  const Tokenizer& tokenizer_;
+  const std::uint32_t max_tokens_;
+  core::Tail tail_;
+  std::vector<TokenId> tokens_;  // the question, or the token sampled last
+  std::size_t num_fed_ = 0;      // of tokens_
+  TokenId sampled_ = 0;
+  Sampler sampler_;
+  Detokenizer detokenizer_;
+  StopFilter filter_;
+  Answer answer_;
+  std::size_t num_taken_ = 0;  // bytes of answer_.text
+  bool finished_ = false;
+};
+
+}  // namespace polykv::runtime

@@ -1,0 +1,34 @@
+#include "cli/runtime/scheduler.h"
+
+#include <algorithm>
+
+namespace polykv::runtime {
+
+format::Status Scheduler::step(std::span<Agent* const> agents) {
+  steps_.clear();
+  samplers_.clear();
+  std::size_t rows_left = kMaxStepRows - agents.size();
+  for (Agent* agent : agents) {
+    const std::span<const TokenId> unfed = agent->unfed();
+    const std::size_t more = std::min(rows_left, unfed.size() - 1);
+    rows_left -= more;
+    const bool samples = 1 + more == unfed.size();
+    if (samples) samplers_.push_back(agent);
+    steps_.push_back({&agent->tail(), unfed.first(1 + more), runner_.everything(), samples ? std::size_t{1} : 0, {}});
+  }
+  logits_.resize(samplers_.size() * vocab_size_);
+  float* next_logits = logits_.data();
+  for (AgentStep& step : steps_) {
+    if (step.num_logits == 0) continue;
+    step.logits = next_logits;
+    next_logits += vocab_size_;
+  }
+  POLYKV_CHECK_STATUS(runner_.step(steps_));
+  workers_.run(samplers_.size(), [this](std::size_t i, std::size_t) {
+    samplers_[i]->sample(std::span(logits_).subspan(i * vocab_size_, vocab_size_));
+  });
+  for (std::size_t i = 0; i < agents.size(); ++i) agents[i]->advance(steps_[i].tokens.size());
+  return {};
+}
+
+}  // namespace polykv::runtime
