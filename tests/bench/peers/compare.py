@@ -139,6 +139,12 @@ def measure(options, folder):
             polykv.ask(polykv.pool, 64)["decode_tok_s"],
             read["decode_tok_s"],
         )
+        note(
+            "compress and save it, s",
+            (built["quantize_ms"] + built["plan_ms"] + built["probe_ms"]) / 1000,
+            read["save_s"],
+            more_is_better=False,
+        )
         quantized = llama.run("prefill", kv="q8_0")
         note("the same, q8_0 KV there, tok/s", polykv.ask(polykv.pool, 64)["decode_tok_s"], quantized["decode_tok_s"])
         empty = Llama(argparse.Namespace(**{**vars(options), "document": str(tiny)}), "").run("prefill", tokens=128)
@@ -150,8 +156,14 @@ def measure(options, folder):
         note(f"{NUM_AGENTS} agents on the document in one process, tok/s in all", polykv.agents(64),
              llama.run("agents", agents=NUM_AGENTS, tokens=64)["tok_s"])  # fmt: skip
         saved = llama.run("answer", state=llama.state, tokens=9)
-        note("9 tokens from a saved pool or state, whole process, s", polykv.ask(polykv.pool, 9)["process_s"],
-             saved["answer_s"], more_is_better=False)  # fmt: skip
+        answered = polykv.ask(polykv.pool, 9)
+        note(
+            "open it with the model (there: load the state alone), s",
+            answered["load_ms"] / 1000,
+            saved["load_s"],
+            False,
+        )
+        note("9 tokens from it, whole process, s", answered["process_s"], saved["answer_s"], False)
     note("the saved pool or state, MB", polykv.pool.stat().st_size / 1e6, os.path.getsize(llama.state) / 1e6, False)
     note(
         f"PSS of {NUM_PROCESSES} processes, 128 tokens into their answers, MB",

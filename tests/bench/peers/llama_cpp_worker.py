@@ -84,14 +84,21 @@ def prefill(options):
     start = time.perf_counter()
     llama.read(tokens)
     read = time.perf_counter()
+    save_s = None
     if options.state:
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
         llama_cpp.llama_state_save_file(llama.context, options.state.encode(), array, len(tokens))
+        save_s = time.perf_counter() - read
     token = llama.greedy(len(tokens) % 512 - 1 if len(tokens) % 512 else 511)
     before = time.perf_counter()
     llama.generate(token, len(tokens), options.tokens)
     end = time.perf_counter()
-    return {"tokens": len(tokens), "prefill_s": read - start, "decode_tok_s": options.tokens / (end - before)}
+    return {
+        "tokens": len(tokens),
+        "prefill_s": read - start,
+        "save_s": save_s,
+        "decode_tok_s": options.tokens / (end - before),
+    }
 
 
 def agents(options):
@@ -115,8 +122,10 @@ def answer(options):
     llama = Llama(options)
     tokens = (llama_cpp.llama_token * 8192)()
     count = ctypes.c_size_t()
+    before = time.perf_counter()
     if not llama_cpp.llama_state_load_file(llama.context, options.state.encode(), tokens, 8192, ctypes.byref(count)):
         sys.exit("the state cannot be loaded")
+    load_s = time.perf_counter() - before
     question = llama.tokenize("\n\nWho is the author of this text? Answer in one sentence.\n")
     rows = [(token, count.value + i, 0, i + 1 == len(question)) for i, token in enumerate(question)]
     llama.decode(rows)
@@ -124,7 +133,7 @@ def answer(options):
     first = time.perf_counter()
     llama.generate(token, count.value + len(question), options.tokens - 1)
     end = time.perf_counter()
-    return {"first_token_s": first - start, "answer_s": end - start}
+    return {"load_s": load_s, "first_token_s": first - start, "answer_s": end - start}
 
 
 def hold(options):
