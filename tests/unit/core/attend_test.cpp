@@ -33,6 +33,15 @@ struct Rows {
     tails.push_back(tail);
     tail_visible.push_back(seen);
   }
+  Rows only(std::size_t i) const {
+    Rows one(num_q_heads, head_dim);
+    const auto begin = queries.begin() + static_cast<std::ptrdiff_t>(i * width());
+    one.queries.assign(begin, begin + static_cast<std::ptrdiff_t>(width()));
+    one.visible = {visible[i]};
+    one.tails = {tails[i]};
+    one.tail_visible = {tail_visible[i]};
+    return one;
+  }
   std::size_t size() const { return visible.size(); }
   std::size_t width() const { return std::size_t{num_q_heads} * head_dim; }
 
@@ -279,16 +288,54 @@ TEST_CASE("attend: a row does not depend on the others, on threads, or on the ta
       if (expected.empty()) expected = all;
       CHECK(std::memcmp(all.data(), expected.data(), all.size() * sizeof(float)) == 0);
       for (std::size_t i = 0; i < rows.size(); i += num_threads == 1 ? 1 : 9) {
-        Rows one(6, 64);
-        one.queries.assign(rows.queries.begin() + i * rows.width(), rows.queries.begin() + (i + 1) * rows.width());
-        one.visible = {rows.visible[i]};
-        one.tails = {rows.tails[i]};
-        one.tail_visible = {rows.tail_visible[i]};
-        const auto alone = run({&pool.pool()}, 0, 2, one, workers, scratch);
+        const auto alone = run({&pool.pool()}, 0, 2, rows.only(i), workers, scratch);
         REQUIRE(std::memcmp(alone.data(), all.data() + i * rows.width(), alone.size() * sizeof(float)) == 0);
       }
     }
   });
+}
+
+// One pool holds a run of every pair of codecs, so that each row meets all of them: a whole tile and a short one each.
+TEST_CASE("attend: every pair of codecs and head_dim gives one row the bits it has among 64", "[attend]") {
+  constexpr std::uint32_t kRunTokens = 21, kEnd = 4 + 81 * kRunTokens;
+  std::vector<tests::RunSpec> runs;
+  for (const unsigned key : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 16u})
+    for (const unsigned value : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 16u}) {
+      const auto begin = 4 + static_cast<std::uint32_t>(runs.size()) * kRunTokens;
+      runs.push_back(
+          {{{begin, begin + kRunTokens}}, {static_cast<format::CodecId>(key), static_cast<format::CodecId>(value)}});
+    }
+  for (const std::uint32_t head_dim : {64u, 80u, 96u, 128u, 256u}) {
+    Random random(head_dim);
+    const MemoryPool pool({1, 1, head_dim, kEnd}, 0, runs, random);
+    core::Tail tails[2] = {{1, 1, head_dim, 100}, {1, 1, head_dim, 100}};
+    for (core::Tail& tail : tails) tail.append(0, random.normals(90 * head_dim), random.normals(90 * head_dim), 90);
+    Rows rows(2, head_dim);
+    for (std::uint32_t i = 0; i < 64; ++i) {
+      const std::uint32_t begin = random.below(kEnd);
+      const PositionRange range =
+          i % 4 == 0 ? PositionRange{begin, begin + random.below(kEnd)} : PositionRange{0, kEnd};
+      rows.add(random, {range}, i % 5 == 0 ? nullptr : &tails[i / 8 % 2], random.below(91));
+    }
+    std::vector<float> expected;
+    tests::for_each_table([&](const char* table) {
+      for (const std::size_t num_threads : {1u, 3u}) {
+        core::Workers workers(num_threads);
+        core::AttendScratch scratch;
+        const auto all = run({&pool.pool()}, 0, 1, rows, workers, scratch);
+        INFO(table << ", " << num_threads << " threads, head_dim " << head_dim);
+        if (expected.empty()) expected = all;
+        REQUIRE(std::memcmp(all.data(), expected.data(), all.size() * sizeof(float)) == 0);
+        for (const std::size_t i : {1u, 20u, 63u}) {
+          const Rows one = rows.only(i);
+          const auto alone = run({&pool.pool()}, 0, 1, one, workers, scratch);
+          INFO("row " << i);
+          REQUIRE(std::memcmp(alone.data(), all.data() + i * rows.width(), alone.size() * sizeof(float)) == 0);
+          if (num_threads == 1 && rows.tails[i] == nullptr) check(alone, one, {&pool}, 0, 1);
+        }
+      }
+    });
+  }
 }
 
 TEST_CASE("attend: more partials than a wave holds", "[attend]") {
@@ -299,11 +346,7 @@ TEST_CASE("attend: more partials than a wave holds", "[attend]") {
   core::Workers workers(2);
   core::AttendScratch scratch;
   const auto all = run({&pool.pool()}, 0, 4, rows, workers, scratch);  // 4 * 6 partials of 192 vectors: more than 1 MiB
-  Rows last(16, 128);
-  last.queries.assign(rows.queries.end() - static_cast<std::ptrdiff_t>(rows.width()), rows.queries.end());
-  last.visible = {rows.visible.back()};
-  last.tails = {nullptr};
-  last.tail_visible = {0};
+  const Rows last = rows.only(rows.size() - 1);
   const auto alone = run({&pool.pool()}, 0, 4, last, workers, scratch);
   CHECK(std::equal(alone.begin(), alone.end(), all.end() - static_cast<std::ptrdiff_t>(rows.width())));
   check(alone, last, {&pool}, 0, 4);
@@ -345,15 +388,9 @@ TEST_CASE("attend: odd queries, odd bytes", "[attend]") {
       const std::size_t row = i / rows.width(), q_head = i % rows.width() / 64;
       if (row == 3 || q_head > 0) REQUIRE(before[i] == after[i]);
     }
-    Rows zero(3, 64);
-    zero.queries.assign(rows.queries.begin() + 2 * static_cast<std::ptrdiff_t>(rows.width()),
-                        rows.queries.begin() + 3 * static_cast<std::ptrdiff_t>(rows.width()));
-    zero.visible = {{{0, 600}}};
-    zero.tails = {nullptr};
-    zero.tail_visible = {0};
     check({after.begin() + 2 * static_cast<std::ptrdiff_t>(rows.width()),
            after.begin() + 3 * static_cast<std::ptrdiff_t>(rows.width())},
-          zero, {&pool}, 0, 1);
+          rows.only(2), {&pool}, 0, 1);
     // Damaged pages: any answer, no crash.
     for (std::byte& byte : pool.pages()) byte = static_cast<std::byte>(random.below(256));
     static_cast<void>(run({&pool.pool()}, 0, 1, rows, workers, scratch));

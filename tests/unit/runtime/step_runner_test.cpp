@@ -1,10 +1,12 @@
 // The step runner against transformers in float32, on every architecture fixture and every kernel table.
 #include "cli/runtime/step_runner.h"
 
+#include <cstring>
 #include <iostream>
 
 #include "core/kernels/kernels.h"
 #include "tests/support/step_logits.h"
+#include "tests/unit/core/attend_fixture.h"
 
 namespace polykv::runtime {
 namespace {
@@ -79,6 +81,53 @@ TEST_CASE("agents that go through together answer as each alone") {
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto alone = tests::step_logits(model, prompts[i], 64, workers);
     CHECK(std::equal(together[i].begin(), together[i].end(), alone.end() - static_cast<std::ptrdiff_t>(vocab)));
+  }
+}
+
+// Eleven agents of 1 to 10 tokens, 64 rows, each seeing another part of the pool, against each alone, token by token.
+TEST_CASE("logits on a pool do not depend on the agents beside, the step's size or the number of threads") {
+  for (const char* name : {"llama-gqa-q8_0", "qwen2-mha-odd-mixed"}) {
+    const ModelFile model = open_fixture(name);
+    const ModelConfig& config = model.config();
+    const std::size_t vocab = config.vocab_size;
+    constexpr std::uint32_t kEnd = 150;
+    tests::Random random(1);
+    const tests::MemoryPool pool({config.num_layers, config.num_kv_heads, config.head_dim, kEnd}, 0,
+                                 {{{{4, 90}}, {5, 4}}, {{{90, kEnd}}, {8, 3}}}, random);
+    std::vector<std::vector<std::uint32_t>> prompts;
+    std::vector<core::PositionRange> visible;
+    for (const std::size_t length : {1u, 10u, 2u, 9u, 3u, 8u, 4u, 7u, 5u, 6u, 9u}) {
+      std::vector<std::uint32_t>& prompt = prompts.emplace_back(length);
+      for (std::uint32_t& token : prompt) token = random.below(static_cast<std::uint32_t>(vocab));
+      const std::uint32_t begin = random.below(kEnd);
+      visible.push_back(length % 2 == 0 ? core::PositionRange{0, kEnd} : core::PositionRange{begin, begin + 40});
+    }
+    for (const core::KernelTable* table : core::supported_kernels()) {
+      const KernelsInUse in_use(table->name);
+      INFO(name << ", kernels " << table->name);
+      core::Workers one(1), three(3);
+      StepRunner alone(model, {&pool.pool()}, one), beside(model, {&pool.pool()}, three);
+      std::vector<core::Tail> tails;
+      std::vector<std::vector<float>> together;
+      std::vector<AgentStep> steps;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        tails.push_back(beside.make_tail(64));
+        together.emplace_back(prompts[i].size() * vocab);
+      }
+      for (std::size_t i = 0; i < prompts.size(); ++i)
+        steps.push_back({&tails[i], prompts[i], {&visible[i], 1}, prompts[i].size(), together[i].data()});
+      REQUIRE(beside.step(steps));
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        core::Tail tail = alone.make_tail(64);
+        std::vector<float> logits(together[i].size());
+        for (std::size_t t = 0; t < prompts[i].size(); ++t) {
+          const AgentStep step{&tail, {&prompts[i][t], 1}, {&visible[i], 1}, 1, &logits[t * vocab]};
+          REQUIRE(alone.step({&step, 1}));
+        }
+        INFO("agent " << i);
+        REQUIRE(std::memcmp(logits.data(), together[i].data(), logits.size() * sizeof(float)) == 0);
+      }
+    }
   }
 }
 
