@@ -12,16 +12,13 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
-#include "core/attend.h"
+#include "cli/runtime/attention_step.h"
+#include "cli/runtime/random_pool.h"
 #include "core/codec.h"
-#include "core/float16.h"
 #include "core/kernels/kernels.h"
-#include "format/page_layout.h"
 
 namespace {
 
@@ -36,46 +33,6 @@ struct Shape {
   std::uint32_t num_layers, num_kv_heads, q_per_kv, head_dim;
 };
 
-// Random pages whose scales, and float16 values, are around 1.
-struct Pool {
-  format::KvShape shape;
-  format::Layout layout;
-  std::vector<std::byte> pages, sinks, means;
-
-  Pool(const Shape& model, core::CodecPair codec)
-      : shape{model.num_layers, model.num_kv_heads, model.head_dim, kNumTokens} {
-    std::mt19937 random(1);
-    const std::size_t num_heads = std::size_t{model.num_layers} * model.num_kv_heads;
-    layout.position_sets = {{{{format::kNumSinks, kNumTokens}}}};
-    const std::size_t run_bytes =
-        format::run_bytes(codec.key, codec.value, model.head_dim, kNumTokens - format::kNumSinks);
-    for (std::size_t head = 0; head < num_heads; ++head)
-      layout.runs.push_back({{0, codec.key, codec.value, head * run_bytes}});
-    sinks = halves(random, num_heads * 2 * format::kNumSinks * model.head_dim);
-    means = halves(random, num_heads * model.head_dim);
-    const auto float16_pages = [&](std::size_t num_bytes) { return halves(random, num_bytes / 2); };
-    if (codec.key == format::kCodecF16) {
-      pages = float16_pages(num_heads * run_bytes);
-      return;
-    }
-    pages.resize(num_heads * run_bytes);
-    for (std::byte& byte : pages) byte = static_cast<std::byte>(random());
-    const std::vector<std::byte> scales = halves(random, 4096);
-    const format::PageLayout page = format::page_layout(codec.key, codec.value, model.head_dim, format::kPageTokens);
-    for (std::size_t at = 0; at + page.bytes <= pages.size(); at += page.bytes)
-      std::memcpy(pages.data() + at, scales.data(), page.keys_offset);
-  }
-
-  static std::vector<std::byte> halves(std::mt19937& random, std::size_t count) {
-    std::vector<std::byte> out(count * 2);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::uint16_t half = core::float_to_float16(0.5f + static_cast<float>(random() % 1024) / 1024.0f);
-      std::memcpy(out.data() + 2 * i, &half, 2);
-    }
-    return out;
-  }
-};
-
 // Of all threads of this process: what is left of a measurement on a busy machine.
 double cpu_milliseconds() {
   timespec now{};
@@ -88,26 +45,12 @@ struct Times {
 };
 
 // The shortest of kRepeats steps.
-Times time_step(const Shape& model, const core::KvPool& pool, std::size_t num_agents, core::Workers& workers) {
-  const std::uint32_t num_q_heads = model.num_kv_heads * model.q_per_kv;
-  const std::size_t width = std::size_t{num_q_heads} * model.head_dim;
-  std::mt19937 random(2);
-  std::normal_distribution<float> normal;
-  std::vector<float> queries(num_agents * width), out(queries.size());
-  for (float& value : queries) value = normal(random);
-  const std::vector<format::PositionRange> visible{{0, kNumTokens}};
-  std::vector<core::AttendRow> rows;
-  for (std::size_t i = 0; i < num_agents; ++i)
-    rows.push_back({queries.data() + i * width, out.data() + i * width, visible, nullptr, 0});
-  const core::KvPool* chain[] = {&pool};
-  core::AttendScratch scratch;
+Times time_step(runtime::AttentionStep& step) {
   Times best{1e9, 1e9};
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     const auto start = Clock::now();
     const double cpu_start = cpu_milliseconds();
-    for (std::uint32_t layer = 0; layer < model.num_layers; ++layer)
-      if (!core::attend(chain, layer, num_q_heads, model.num_kv_heads, model.head_dim, rows, workers, scratch))
-        std::exit(1);
+    if (!step.run()) std::exit(1);
     best.wall_ms = std::min(best.wall_ms, std::chrono::duration<double, std::milli>(Clock::now() - start).count());
     best.cpu_ms = std::min(best.cpu_ms, cpu_milliseconds() - cpu_start);
   }
@@ -123,19 +66,21 @@ int main(int argc, char** argv) {
   for (const Shape& model : {Shape{"135M", 30, 3, 3, 64}, Shape{"8B/2", 16, 8, 4, 128}}) {
     for (const char* codec : {"f16", "k8v3", "k6v4", "k5v4", "k4v3", "k3v3"}) {
       static std::vector<std::pair<std::string, Times>> baselines;
-      const Pool made(model, *core::parse_codec_name(codec));
-      const core::KvPool pool({made.shape, 0, format::kNumSinks, &made.layout, made.pages, made.sinks, made.means});
+      const runtime::RandomPool random({model.num_layers, model.num_kv_heads, model.head_dim, kNumTokens},
+                                       *core::parse_codec_name(codec));
       for (const core::KernelTable* table : core::supported_kernels()) {
         if (std::string(table->name) == "scalar" || !core::select_kernels(table->name)) continue;
         for (const std::size_t num_agents : {1u, 15u}) {
-          const Times times = time_step(model, pool, num_agents, workers);
+          runtime::AttentionStep step(random.pool(), model.num_layers, model.num_kv_heads * model.q_per_kv, num_agents,
+                                      kNumTokens, workers);
+          const Times times = time_step(step);
           const std::string what = std::string(model.name) + table->name + std::to_string(num_agents);
           if (std::string(codec) == "f16") baselines.emplace_back(what, times);
           const auto baseline =
               std::find_if(baselines.begin(), baselines.end(), [&](const auto& b) { return b.first == what; });
           std::printf("%s\t%s\t%zu\t%zu\t%s\t%.3f\t%.3f\t%.1f\t%.2f\t%.2f\n", model.name, table->name, num_threads,
                       num_agents, codec, times.wall_ms, times.cpu_ms,
-                      static_cast<double>(made.pages.size()) / times.wall_ms / 1e6,
+                      static_cast<double>(random.page_bytes()) / times.wall_ms / 1e6,
                       baseline->second.wall_ms / times.wall_ms, baseline->second.cpu_ms / times.cpu_ms);
           std::fflush(stdout);
         }

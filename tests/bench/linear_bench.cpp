@@ -7,11 +7,11 @@
 
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "cli/runtime/read_speed.h"
 #include "core/float16.h"
 #include "core/kernels/kernels.h"
 #include "core/linear.h"
@@ -115,16 +115,8 @@ void bench_step(benchmark::State& state, const char* kernels) {
 // Sums the same bytes with as many threads: what memory can deliver.
 void bench_read(benchmark::State& state) {
   Workers workers(static_cast<std::size_t>(state.range(0)));
-  const std::span<const std::uint64_t> words = model().words();
-  constexpr std::size_t kParts = 64;
-  std::vector<std::uint64_t> sums(kParts * 8);
-  for (auto _ : state) {
-    workers.run(kParts, [&](std::size_t part, std::size_t) {
-      const std::size_t begin = words.size() * part / kParts, end = words.size() * (part + 1) / kParts;
-      sums[part * 8] = std::accumulate(words.begin() + begin, words.begin() + end, std::uint64_t{0});
-    });
-    benchmark::DoNotOptimize(sums.data());
-  }
+  polykv::runtime::MemoryReader reader(workers);
+  for (auto _ : state) benchmark::DoNotOptimize(reader.sum(model().words()));
   set_rates(state, 0);
 }
 
