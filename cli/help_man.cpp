@@ -174,7 +174,7 @@ std::string program_page() {
       {"polykv ask contract.pkv \"Who pays for insurance?\"", "Ask as often as you like."},
       {"polykv inspect contract.pkv; polykv verify contract.pkv", "What is in it, and whether it is whole."}});
   std::vector<std::string> pages;
-  for (const char* name : {"ask", "build", "completion", "export", "inspect", "stats", "verify"}) {
+  for (const char* name : {"ask", "bench", "build", "completion", "export", "inspect", "stats", "verify"}) {
     pages.push_back("polykv-" + std::string(name) + " 1");
   }
   pages.emplace_back("polykv-pool 5");

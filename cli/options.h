@@ -19,8 +19,8 @@ struct CommandSpec;
 // Everything a command line can say, defaults filled in. Each command reads what its rows of the table set.
 struct Options {
   const CommandSpec* command = nullptr;  // null for `polykv --version`
-  // build: the documents. ask: the pool, then the questions. inspect, verify, stats: the pools. export: the pool.
-  // completion: the shell. help: the command, or nothing.
+  // build: the documents. ask: the pool, then the questions. inspect, verify, stats: the pools. export, bench: the
+  // pool. completion: the shell. help: the command, or nothing.
   std::vector<std::string> operands;
 
   // Every command.
@@ -37,7 +37,7 @@ struct Options {
   std::string output;  // "-" is stdout, for export only
   bool force = false;
 
-  // build and ask.
+  // build, ask and bench.
   std::string model;          // a path; empty: the user's index, then the default model
   std::string template_name;  // build: "auto", "none" or a family. ask: "" (as the pool says) or "none"
   std::uint32_t threads = 0;  // 0: what affinity and cgroup quota allow
