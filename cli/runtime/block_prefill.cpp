@@ -154,14 +154,18 @@ Run::Run(const ModelFile& model, std::span<const std::uint32_t> tokens, const Pr
   }
   const std::size_t half = config_.head_dim / 2;
   const std::vector<double> frequencies = config_.rope.inverse_frequencies(config_.head_dim);
-  for (std::size_t t = 0; t < num_tokens_; ++t) {
-    core::dequantize_row(model.weights().embedding, tokens[t],
-                         {hidden_.get() + t * config_.hidden_size, config_.hidden_size});
-    for (std::size_t i = 0; i < half; ++i) {  // in double: at position 100,000 a float angle is off by 0.004
-      cos_.get()[t * half + i] = static_cast<float>(std::cos(static_cast<double>(t) * frequencies[i]));
-      sin_.get()[t * half + i] = static_cast<float>(std::sin(static_cast<double>(t) * frequencies[i]));
+  workers_.run(num_blocks_, [&](std::size_t block, std::size_t) {
+    const std::size_t first = block * block_rows_;
+    for (std::size_t t = first; t < block_end(first); ++t) {
+      core::dequantize_row(model.weights().embedding, tokens[t],
+                           {hidden_.get() + t * config_.hidden_size, config_.hidden_size});
+      for (std::size_t i = 0; i < half; ++i) {  // in double: at position 100,000 a float angle is off by 0.004
+        const double angle = static_cast<double>(t) * frequencies[i];
+        cos_.get()[t * half + i] = static_cast<float>(std::cos(angle));
+        sin_.get()[t * half + i] = static_cast<float>(std::sin(angle));
+      }
     }
-  }
+  });
 }
 
 // Runs tasks that are `cost` products in all. The calling thread, which is among the workers, tells the progress.

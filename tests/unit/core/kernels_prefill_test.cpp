@@ -112,7 +112,7 @@ TEST_CASE("prefill matrices: scalar by hand, this CPU against scalar", "[prefill
   if (kernels == nullptr) return;
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
-  for (const std::size_t num_cols : {2u, 64u, 510u, 512u, 514u, 1536u}) {
+  for (const std::size_t num_cols : {2u, 64u, 640u, 642u, 1282u, 1536u}) {
     const std::size_t num_rows = 2 * kMatrixRows, num_tiles = 3, stride = num_cols + 6, outputs = num_tiles * 32;
     std::vector<std::uint16_t> rows((num_rows - 1) * stride + num_cols), tiles(num_tiles * num_cols * kMatrixOutputs);
     for (auto& value : rows) value = float_to_bfloat16(normal(random));
