@@ -98,7 +98,9 @@ TEST_CASE("prefill matrices: scalar by hand, this CPU against scalar", "[prefill
   for (std::size_t r = 0; r < kMatrixRows; ++r) {
     for (const float value : {1.0f, 2.0f, 3.0f, 4.0f}) x.push_back(float_to_bfloat16(value));
   }
-  const auto weight = [&](std::size_t k) -> std::uint16_t& { return weights[(k / 2 * kMatrixOutputs + 5) * 2 + k % 2]; };
+  const auto weight = [&](std::size_t k) -> std::uint16_t& {
+    return weights[(k / 2 * kMatrixOutputs + 5) * 2 + k % 2];
+  };
   weight(0) = float_to_bfloat16(2.0f);
   weight(2) = float_to_bfloat16(1.0f);
   weight(3) = float_to_bfloat16(0.5f);

@@ -78,8 +78,9 @@ TEST_CASE("silu far from zero", "[rows]") {
 
 TEST_CASE("rows become bfloat16 and float16 as one number does", "[rows]") {
   std::vector<float> values = random_values(1000, 5.0f, 4);
-  for (const float special : {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-40f, 3.3961775e38f, 65504.0f, 65519.99f, 65520.0f,
-                              -1e30f, 6.1035156e-5f, 6.0975552e-5f, 3e-6f, -5.9604645e-8f, 2.9802322e-8f, 1e-9f})
+  for (const float special :
+       {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-40f, 3.3961775e38f, 65504.0f, 65519.99f, 65520.0f, -1e30f,
+        6.1035156e-5f, 6.0975552e-5f, 3e-6f, -5.9604645e-8f, 2.9802322e-8f, 1e-9f})
     values.push_back(special);
   values.push_back(std::bit_cast<float>(0x7fffffffu));  // a NaN whose bits would wrap around
   std::mt19937 random(7);
