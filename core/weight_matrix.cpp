@@ -102,4 +102,10 @@ void dequantize_row(const WeightMatrix& matrix, std::size_t row, std::span<float
   }
 }
 
+std::vector<float> dequantize_vector(const WeightMatrix& vector) {
+  std::vector<float> values(vector.num_cols);
+  if (vector) dequantize_row(vector, 0, values);
+  return values;
+}
+
 }  // namespace polykv::core

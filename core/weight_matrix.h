@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace polykv::core {
 
@@ -32,5 +33,8 @@ std::size_t weight_row_bytes(WeightType type, std::size_t num_cols);
 
 // out[num_cols] = the values of one row, exact to the format's definition in float arithmetic.
 void dequantize_row(const WeightMatrix& matrix, std::size_t row, std::span<float> out);
+
+// The first row, all a vector has; empty for an absent matrix.
+std::vector<float> dequantize_vector(const WeightMatrix& vector);
 
 }  // namespace polykv::core

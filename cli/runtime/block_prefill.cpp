@@ -32,12 +32,6 @@ constexpr std::size_t kPanelOutputs = 256;   // of gate and of up: what becomes 
 
 std::size_t round_up(std::size_t value, std::size_t unit) { return (value + unit - 1) / unit * unit; }
 
-std::vector<float> vector_of(const WeightMatrix& matrix) {
-  std::vector<float> values(matrix.num_cols);
-  core::dequantize_row(matrix, 0, values);
-  return values;
-}
-
 // The stored row that gives row `row` of a projection in half-split order (ModelConfig::interleaved_qk).
 std::size_t interleaved_row(std::size_t row, std::size_t head_dim) {
   const std::size_t within = row % head_dim, half = head_dim / 2;
@@ -215,7 +209,7 @@ std::vector<float> Run::projection_bias(const LayerWeights& weights) const {
   std::vector<float> bias;
   if (!weights.query_bias && !weights.key_bias && !weights.value_bias) return bias;
   const auto append = [&](const WeightMatrix& stored, std::size_t size, bool interleaved) {
-    const std::vector<float> values = stored ? vector_of(stored) : std::vector<float>(size, 0.0f);
+    const std::vector<float> values = stored ? core::dequantize_vector(stored) : std::vector<float>(size, 0.0f);
     for (std::size_t i = 0; i < size; ++i)
       bias.push_back(values[interleaved ? interleaved_row(i, config_.head_dim) : i]);
   };
@@ -286,7 +280,7 @@ void Run::split_row(std::size_t position, float* projected, const std::vector<fl
 
 Status Run::project(const LayerWeights& weights) {
   const PackedMatrix matrix = pack_projections(weights);
-  const std::vector<float> norm = vector_of(weights.attention_norm);
+  const std::vector<float> norm = core::dequantize_vector(weights.attention_norm);
   const std::vector<float> bias = projection_bias(weights);
   const double cost = static_cast<double>(num_tokens_ * config_.hidden_size * (query_cols_ + 2 * kv_cols_));
   return tasks(num_blocks_, cost, [&](std::size_t block, Scratch& scratch) {
@@ -331,7 +325,7 @@ void Run::add_rows(std::size_t first, std::size_t num_rows, std::size_t stride, 
 Status Run::feed_forward(const LayerWeights& weights) {
   const PackedMatrix output = pack_rows(weights.attention_output), gate_up = pack_gate_up(weights),
                      down = pack_rows(weights.ffn_down);
-  const std::vector<float> norm = vector_of(weights.ffn_norm);
+  const std::vector<float> norm = core::dequantize_vector(weights.ffn_norm);
   const double cost =
       static_cast<double>(num_tokens_ * config_.hidden_size * (query_cols_ + std::size_t{3} * config_.ffn_size));
   return tasks(num_blocks_, cost, [&](std::size_t block, Scratch& scratch) {
@@ -375,7 +369,7 @@ class BlockPrefill final : public PrefillRunner {
     Run run(model, tokens, options);
     POLYKV_CHECK_STATUS(run.layers(/*want_hidden=*/true, [](const LayerKv&) { return Status(); }));
     const std::size_t hidden_size = model.config().hidden_size, vocab_size = model.config().vocab_size;
-    const std::vector<float> norm = vector_of(model.weights().output_norm);
+    const std::vector<float> norm = core::dequantize_vector(model.weights().output_norm);
     std::vector<float> normed(hidden_size);
     core::Activations activations;
     for (std::size_t i = 0; i < positions.size(); ++i) {

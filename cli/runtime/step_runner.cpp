@@ -35,13 +35,6 @@ void split_halves(float* head, std::size_t head_dim) {
   }
 }
 
-// Empty for a bias that the model does not have.
-std::vector<float> vector_of(const WeightMatrix& matrix) {
-  std::vector<float> values(matrix.num_cols);
-  if (matrix) core::dequantize_row(matrix, 0, values);
-  return values;
-}
-
 }  // namespace
 
 struct StepRunner::State {
@@ -72,10 +65,11 @@ struct StepRunner::State {
       : model(model_), config(model_.config()), chain(std::move(chain_)), workers(workers_) {
     frequencies = config.rope.inverse_frequencies(config.head_dim);
     for (const LayerWeights& layer : model.weights().layers) {
-      vectors.push_back({vector_of(layer.attention_norm), vector_of(layer.ffn_norm), vector_of(layer.query_bias),
-                         vector_of(layer.key_bias), vector_of(layer.value_bias)});
+      vectors.push_back({core::dequantize_vector(layer.attention_norm), core::dequantize_vector(layer.ffn_norm),
+                         core::dequantize_vector(layer.query_bias), core::dequantize_vector(layer.key_bias),
+                         core::dequantize_vector(layer.value_bias)});
     }
-    output_norm = vector_of(model.weights().output_norm);
+    output_norm = core::dequantize_vector(model.weights().output_norm);
     for (const core::KvPool* pool : chain) {
       const std::uint32_t begin = pool->first_position();
       chain_end = begin + pool->shape().num_tokens;
