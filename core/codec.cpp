@@ -83,8 +83,17 @@ void unorder_codes(const TileKind& kind, const std::uint8_t* slots, std::uint8_t
 
 void store_float16_tile(const TileKind& kind, std::span<const std::uint16_t> values, std::byte* codes) {
   std::memset(codes, 0, kind.tile_bytes);
-  for (std::size_t i = 0; i < values.size(); ++i)
-    format::store_le16(codes + kind.float16_offset(i / kind.head_dim, i % kind.head_dim), values[i]);
+  const std::size_t num_positions = values.size() / kind.head_dim;
+  for (std::size_t position = 0; position < num_positions; ++position)
+    for (std::size_t d = 0; d < kind.head_dim; ++d)
+      format::store_le16(codes + kind.float16_offset(position, d), values[position * kind.head_dim + d]);
+}
+
+void restore_float16_tile(const TileKind& kind, const std::byte* codes, std::span<std::uint16_t> values) {
+  const std::size_t num_positions = values.size() / kind.head_dim;
+  for (std::size_t position = 0; position < num_positions; ++position)
+    for (std::size_t d = 0; d < kind.head_dim; ++d)
+      values[position * kind.head_dim + d] = format::load_le16(codes + kind.float16_offset(position, d));
 }
 
 // One tile of keys or values, 1 to 16 positions. False: a scale does not fit float16.
@@ -202,6 +211,19 @@ void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size
       const std::size_t size = walk.tile_positions(tile) * head_dim;
       dequantize_tile(key_kind, walk.keys(tile), &key_mean, buffers, keys.subspan(begin, size));
       dequantize_tile(value_kind, walk.values(tile), nullptr, buffers, values.subspan(begin, size));
+    }
+  }
+}
+
+void restore_float16_run(std::span<const std::byte> pages, std::size_t head_dim, std::span<std::uint16_t> keys,
+                         std::span<std::uint16_t> values) {
+  const TileKind key_kind = TileKind::keys(kCodecF16, head_dim), value_kind = TileKind::values(kCodecF16, head_dim);
+  for (PageWalk walk({kCodecF16, kCodecF16}, pages, keys.size() / head_dim, head_dim); !walk.done(); walk.next()) {
+    for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
+      const std::size_t begin = (walk.first_position() + tile * kTileLanes) * head_dim;
+      const std::size_t size = walk.tile_positions(tile) * head_dim;
+      restore_float16_tile(key_kind, walk.keys(tile).codes, keys.subspan(begin, size));
+      restore_float16_tile(value_kind, walk.values(tile).codes, values.subspan(begin, size));
     }
   }
 }

@@ -45,6 +45,10 @@ format::Status quantize_run(CodecPair codec, std::span<const std::uint16_t> keys
 void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions, std::size_t head_dim,
                     std::span<const std::uint16_t> mean, std::span<float> keys, std::span<float> values);
 
+// The inverse for float16 pages, bit for bit: keys and values [num_positions][head_dim].
+void restore_float16_run(std::span<const std::byte> pages, std::size_t head_dim, std::span<std::uint16_t> keys,
+                         std::span<std::uint16_t> values);
+
 // Checks that slots past `num_positions` and padding bytes are zero: kBadPadding, offset from the start of `pages`.
 format::Status check_run_padding(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions,
                                  std::size_t head_dim);

@@ -187,6 +187,11 @@ Result<AtomicFile> AtomicFile::create(const std::filesystem::path& path, bool fo
   return AtomicFile(std::move(state));
 }
 
+void AtomicFile::unlink() {
+  system_calls().unlink_at(state_->folder, state_->temporary.c_str());
+  state_->temporary.clear();
+}
+
 int AtomicFile::descriptor() const { return state_->descriptor; }
 
 Status AtomicFile::reserve(std::uint64_t bytes) {

@@ -64,6 +64,17 @@ class CheckedFile {
   int descriptor_;
 };
 
+// Left out of core dumps: it is large, and somebody's document.
+Result<bip::mapped_region> map_region(int descriptor, std::uint64_t bytes) {
+  try {
+    bip::mapped_region region(CheckedFile(descriptor), bip::read_only, 0, bytes);
+    (void)::madvise(region.get_address(), region.get_size(), MADV_DONTDUMP);
+    return region;
+  } catch (const bip::interprocess_exception& error) {
+    return system_error("cannot map", error.get_native_error());
+  }
+}
+
 FileStamp stamp_of(const struct stat& status) {
   const auto nanoseconds = [](const timespec& time) {
     return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
@@ -222,12 +233,7 @@ Result<MappedFile> MappedFile::open(const std::filesystem::path& path, const Opt
   state->owner = file.status.st_uid;
   state->on_network = is_network(state->descriptor.get());
   if (state->stamp.size > 0) {
-    try {
-      state->region = bip::mapped_region(CheckedFile(state->descriptor.get()), bip::read_only, 0, state->stamp.size);
-    } catch (const bip::interprocess_exception& error) {
-      return system_error("cannot map", error.get_native_error());
-    }
-    (void)::madvise(state->region.get_address(), state->region.get_size(), MADV_DONTDUMP);
+    POLYKV_TRY(state->region, map_region(state->descriptor.get(), state->stamp.size));
     state->list();
   }
   MappedFile mapped(std::move(state));
@@ -253,6 +259,25 @@ Status MappedFile::check_unchanged() const {
   const Error error(change_code(state_->kind, change), change_message(state_->kind, change));
   return change == FileChange::kShorter ? Error(error.code, static_cast<std::uint64_t>(status.st_size), error.message)
                                         : error;
+}
+
+struct MappedRange::State {
+  bip::mapped_region region;
+};
+
+MappedRange::MappedRange(std::unique_ptr<State> state) : state_(std::move(state)) {}
+MappedRange::MappedRange(MappedRange&&) noexcept = default;
+MappedRange& MappedRange::operator=(MappedRange&&) noexcept = default;
+MappedRange::~MappedRange() = default;
+
+Result<MappedRange> MappedRange::map(int descriptor, std::uint64_t bytes) {
+  auto state = std::make_unique<State>();
+  POLYKV_TRY(state->region, map_region(descriptor, bytes));
+  return MappedRange(std::move(state));
+}
+
+std::span<const std::byte> MappedRange::bytes() const {
+  return {static_cast<const std::byte*>(state_->region.get_address()), state_->region.get_size()};
 }
 
 std::optional<BrokenMap> find_broken_map(const void* address) {

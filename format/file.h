@@ -58,6 +58,23 @@ class MappedFile {
   std::unique_ptr<State> state_;
 };
 
+// The first bytes of a file that we are writing ourselves, mapped read-only and shared, left out of core dumps.
+class MappedRange {
+ public:
+  // Errors: kIo.
+  static Result<MappedRange> map(int descriptor, std::uint64_t bytes);
+  MappedRange(MappedRange&&) noexcept;
+  MappedRange& operator=(MappedRange&&) noexcept;
+  ~MappedRange();
+
+  std::span<const std::byte> bytes() const;
+
+ private:
+  struct State;
+  explicit MappedRange(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
 // For a SIGBUS handler: the living map that holds `address`, and why it could not be read. Async-signal-safe; `path` is
 // good while the map lives. nullopt: no map of ours. `code` and `message` are those of check_unchanged(); kChanged too
 // where the file did not change, for then its disk failed.
@@ -83,6 +100,9 @@ class AtomicFile {
   AtomicFile(AtomicFile&&) noexcept;
   AtomicFile& operator=(AtomicFile&&) noexcept;
   ~AtomicFile();  // removes the temporary file if not published
+
+  // Takes the name away: the file goes when this object does, however the process ends, and is never published.
+  void unlink();
 
   int descriptor() const;
   Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);

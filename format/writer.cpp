@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@ namespace {
 // A section, and what was hashed of it on its way to the file.
 struct WrittenSection {
   SectionEntry entry;
+  std::uint64_t written = 0;  // bytes
   ChunkDigests digests;
 };
 
@@ -42,11 +44,17 @@ struct PoolWriter::State {
   std::uint64_t means_per_layer = 0;
   std::vector<std::uint64_t> layer_pages;  // [num_layers + 1], offsets into the pages section
   std::uint32_t next_layer = 0;
+  bool scratch = false;
   bool failed = false;
+  std::optional<MappedRange> map;
 
   explicit State(AtomicFile atomic_file) : file(std::move(atomic_file)) {}
 
   WrittenSection* find(SectionKind kind);
+  bool is_complete() const { return !failed && next_layer == superblock.shape.num_layers; }
+  Error incomplete() const;
+  Status pad_last_section();
+  std::span<const std::byte> mapped(SectionKind kind);
   std::uint64_t end() const;
   void add_section(SectionKind kind, std::uint64_t bytes);
   Status append(SectionKind kind, std::span<const std::byte> bytes);
@@ -85,9 +93,28 @@ void PoolWriter::State::add_section(SectionKind kind, std::uint64_t bytes) {
 Status PoolWriter::State::append(SectionKind kind, std::span<const std::byte> bytes) {
   if (bytes.empty()) return {};
   WrittenSection& section = *find(kind);
-  POLYKV_CHECK_STATUS(file.write_at(section.entry.offset + section.digests.bytes(), bytes));
-  section.digests.update(bytes);
+  POLYKV_CHECK_STATUS(file.write_at(section.entry.offset + section.written, bytes));
+  section.written += bytes.size();
+  if (!scratch) section.digests.update(bytes);
   return {};
+}
+
+Error PoolWriter::State::incomplete() const {
+  return Error{ErrorCode::kFailed, "the pool is not complete: " + std::to_string(next_layer) + " of " +
+                                       std::to_string(superblock.shape.num_layers) + " layers are written"};
+}
+
+// So that the file is long enough to be read back or mapped.
+Status PoolWriter::State::pad_last_section() {
+  const SectionEntry& last = sections.back().entry;
+  const std::vector<std::byte> padding(last.padded_bytes - last.bytes);
+  return file.write_at(last.offset + last.bytes, padding);
+}
+
+std::span<const std::byte> PoolWriter::State::mapped(SectionKind kind) {
+  const WrittenSection* section = find(kind);
+  if (section == nullptr) return {};
+  return map->bytes().subspan(section->entry.offset, section->entry.bytes);
 }
 
 std::vector<SectionEntry> PoolWriter::State::entries() const {
@@ -145,10 +172,7 @@ Status PoolWriter::State::write_unchunked(SectionKind kind, std::span<const std:
 
 // Everything after the values are in the file. The superblock comes last: until then the file has no magic.
 Status PoolWriter::State::commit() {
-  // The last section's padding, so that the file is long enough to be read back.
-  const SectionEntry& last = sections.back().entry;
-  const std::vector<std::byte> padding(last.padded_bytes - last.bytes);
-  POLYKV_CHECK_STATUS(file.write_at(last.offset + last.bytes, padding));
+  POLYKV_CHECK_STATUS(pad_last_section());
   POLYKV_CHECK_STATUS(file.sync_data());
   seal_sections();
   POLYKV_TRY(const std::vector<std::byte> chunk_table, read_back());
@@ -229,6 +253,8 @@ Result<PoolWriter> PoolWriter::create(const std::filesystem::path& path, PoolSpe
   POLYKV_TRY(const Metadata metadata, serialize_metadata(spec));
   const KvShape& shape = spec.shape;
   auto state = std::make_unique<State>(std::move(file));
+  if (options.scratch) state->file.unlink();
+  state->scratch = options.scratch;
   Superblock& superblock = state->superblock;
   superblock.shape = shape;
   superblock.num_sinks = std::min(kNumSinks, shape.num_tokens);
@@ -283,16 +309,26 @@ Status PoolWriter::write_layer(std::uint32_t layer, std::span<const std::byte> p
   return {};
 }
 
+Result<WrittenValues> PoolWriter::written() {
+  State& state = *state_;
+  if (!state.is_complete()) return state.incomplete();
+  if (!state.map) {
+    POLYKV_CHECK_STATUS(state.pad_last_section());
+    POLYKV_TRY(state.map, MappedRange::map(state.file.descriptor(), state.end()));
+  }
+  return WrittenValues{state.mapped(SectionKind::kPages), state.mapped(SectionKind::kSinks),
+                       state.mapped(SectionKind::kMeans)};
+}
+
 Status PoolWriter::finish(std::string_view fidelity) {
   State& state = *state_;
-  if (state.failed || state.next_layer != state.superblock.shape.num_layers) {
-    return Error{ErrorCode::kFailed, "the pool is not complete: " + std::to_string(state.next_layer) + " of " +
-                                         std::to_string(state.superblock.shape.num_layers) + " layers are written"};
-  }
+  if (!state.is_complete()) return state.incomplete();
+  if (state.scratch) return Error{ErrorCode::kFailed, "scratch is never published"};
   if (fidelity.size() > kMaxFidelityBytes || first_invalid_utf8(fidelity) != fidelity.size()) {
     return Error{ErrorCode::kFailed, "the fidelity is not UTF-8 of at most 1 MiB"};
   }
   state.failed = true;  // finish() once
+  state.map.reset();    // what is mapped stays in the cache, and would be read back from there
   state.add_section(SectionKind::kFidelity, fidelity.size());
   POLYKV_CHECK_STATUS(state.append(SectionKind::kFidelity, as_bytes(fidelity)));
   return state.commit();

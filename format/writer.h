@@ -29,6 +29,14 @@ struct PoolSpec {
 struct WriterOptions {
   bool force = false;         // replace an existing file
   std::uint32_t mode = 0600;  // of the published file, whatever the umask
+  // Working memory on disk, never published: a file without a name, which goes away with the writer, however the
+  // process ends. Nothing is hashed.
+  bool scratch = false;
+};
+
+// As in format/reader.h.
+struct WrittenValues {
+  std::span<const std::byte> pages, sinks, means;
 };
 
 // Temporary file in the same folder, sections in order, fdatasync, read back, superblock last, fsync, rename, folder
@@ -54,9 +62,13 @@ class PoolWriter {
   Status write_layer(std::uint32_t layer, std::span<const std::byte> pages, std::span<const std::byte> sinks,
                      std::span<const std::byte> means);
 
+  // All layers, once they are written, in place; good until finish(). Errors: kFailed, kIo.
+  Result<WrittenValues> written();
+
   // Publishes; once. `fidelity` is JSON text, may be empty. After an error the old file is untouched, and nothing is
   // left behind when the writer is destroyed. kNotDurable: published, but the folder's fsync failed. kReadBack: what
   // was read back is not what was written. kExists: without `force`, a file appeared at the path meanwhile.
+  // kFailed: a layer is missing, or it is `scratch`.
   Status finish(std::string_view fidelity);
 
  private:

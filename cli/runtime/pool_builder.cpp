@@ -1,9 +1,11 @@
 #include "cli/runtime/pool_builder.h"
 
+#include <algorithm>
 #include <chrono>
-#include <cstring>
 
-#include "format/page_layout.h"
+#include "cli/runtime/codec_plan.h"
+#include "cli/runtime/kv_spool.h"
+#include "cli/runtime/layer_writer.h"
 
 namespace polykv::runtime {
 namespace {
@@ -19,10 +21,19 @@ double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
+// Adds to `ms` what `work` takes.
+template <typename Work>
+auto timed(double& ms, const Work& work) {
+  const Clock::time_point start = Clock::now();
+  auto result = work();
+  ms += milliseconds_since(start);
+  return result;
+}
+
 format::Identity make_identity(const BuildRequest& request, const PoolPrompt& prompt, const PrefillRunner& runner,
-                               NumberType prefill_type) {
+                               NumberType prefill_type, const std::string& codec) {
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
-  identity.set("codec.name", core::codec_name(request.codec));
+  identity.set("codec.name", codec);
   identity.set("codec.rotation", "signs-hadamard/1");
   identity.set("codec.codebooks", "lloyd-max/1");
   identity.set("prefill.type", number_type_name(prefill_type));
@@ -38,60 +49,128 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   return identity;
 }
 
-// Quantizes one layer after another and hands it to the writer. Buffers are kept from layer to layer.
-class LayerWriter {
+// One build, step by step.
+class Build {
  public:
-  LayerWriter(const BuildRequest& request, const format::KvShape& shape, format::PoolWriter& writer,
-              core::Workers& workers)
-      : codec_(request.codec),
-        shape_(shape),
-        num_sinks_(std::min(shape.num_tokens, format::kNumSinks)),
-        writer_(writer),
+  Build(const BuildRequest& request, PoolPrompt prompt, PrefillRunner& runner, const PrefillOptions& prefill_options,
+        const std::filesystem::path& path, const format::WriterOptions& writer_options, core::Workers& workers)
+      : request_(request),
+        prompt_(std::move(prompt)),
+        runner_(runner),
+        prefill_options_(prefill_options),
+        path_(path),
+        writer_options_(writer_options),
         workers_(workers),
-        head_pages_bytes_(format::run_bytes(codec_.key, codec_.value, shape.head_dim, shape.num_tokens - num_sinks_)),
-        pages_(head_pages_bytes_ * shape.num_kv_heads),
-        sinks_(std::size_t{2} * num_sinks_ * shape.head_dim * shape.num_kv_heads),
-        means_(format::key_codec_removes_mean(codec_.key) ? std::size_t{shape.head_dim} * shape.num_kv_heads : 0) {}
+        ids_(prompt_.tokens.ids),
+        shape_{request.model->config().num_layers, request.model->config().num_kv_heads,
+               request.model->config().head_dim, static_cast<std::uint32_t>(ids_.size())} {
+    report_.tokens = shape_.num_tokens;
+  }
 
-  Status write(const LayerKv& layer) {
-    std::vector<Status> statuses(shape_.num_kv_heads);
-    workers_.run(shape_.num_kv_heads,
-                 [&](std::size_t head, std::size_t) { statuses[head] = quantize_head(layer, head); });
-    for (std::size_t head = 0; head < statuses.size(); ++head) {
-      if (statuses[head]) continue;
-      return Error(statuses[head].error().code, "layer " + std::to_string(layer.layer) + ", kv_head " +
-                                                    std::to_string(head) + ": " + statuses[head].error().message);
+  format::Result<BuildReport> run() {
+    if (needs_spool()) {
+      POLYKV_CHECK_STATUS(build_from_spool());
+    } else {
+      POLYKV_CHECK_STATUS(build_at_once());
     }
-    return writer_.write_layer(layer.layer, pages_, std::as_bytes(std::span(sinks_)), std::as_bytes(std::span(means_)));
+    std::error_code error;
+    report_.pool_bytes = std::filesystem::file_size(path_, error);
+    return report_;
   }
 
  private:
-  Status quantize_head(const LayerKv& layer, std::size_t head) {
-    const std::size_t head_values = std::size_t{shape_.num_tokens} * shape_.head_dim;
-    const std::size_t sink_values = std::size_t{num_sinks_} * shape_.head_dim;
-    const auto keys = layer.keys.subspan(head * head_values, head_values);
-    const auto values = layer.values.subspan(head * head_values, head_values);
-    std::uint16_t* sinks = sinks_.data() + head * 2 * sink_values;
-    std::copy_n(keys.begin(), sink_values, sinks);
-    std::copy_n(values.begin(), sink_values, sinks + sink_values);
-    std::span<std::uint16_t> mean;
-    if (!means_.empty()) {
-      mean = std::span(means_).subspan(head * shape_.head_dim, shape_.head_dim);
-      core::mean_of_keys(keys.subspan(sink_values), shape_.head_dim, mean);
-    }
-    return core::quantize_run(codec_, keys.subspan(sink_values), values.subspan(sink_values), shape_.head_dim, mean,
-                              std::span(pages_).subspan(head * head_pages_bytes_, head_pages_bytes_));
+  // What is made from the whole document before the first page is quantized, or measured against the uncompressed
+  // values after the last one.
+  bool needs_spool() const { return request_.probe; }
+
+  // Each layer is quantized as the prefill hands it on.
+  Status build_at_once() {
+    const CodecPlan plan = uniform_plan(shape_, request_.codec);
+    POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
+    LayerWriter layers(shape_, plan, writer, workers_);
+    POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
+    return publish(writer, {});
   }
 
-  core::CodecPair codec_;
-  format::KvShape shape_;
-  std::uint32_t num_sinks_;
-  format::PoolWriter& writer_;
+  // All layers are kept uncompressed, on disk, until the prefill is done.
+  Status build_from_spool() {
+    POLYKV_TRY(KvSpool spool, KvSpool::create(path_, shape_, writer_options_.force, workers_));
+    POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return spool.write(layer); }));
+    POLYKV_CHECK_STATUS(spool.map());
+    POLYKV_TRY(const CodecPlan plan, timed(report_.plan_ms, [&] { return choose_plan(spool); }));
+    POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
+    POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, plan, writer); }));
+    POLYKV_TRY(const std::string fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
+    return publish(writer, fidelity);
+  }
+
+  Status progress(const char* work, double share) const {
+    if (!request_.on_progress || request_.on_progress(work, share)) return {};
+    return Error(ErrorCode::kInterrupted, "interrupted");
+  }
+
+  Status prefill(const std::function<Status(const LayerKv&)>& on_layer) {
+    double layers_ms = 0.0;
+    POLYKV_CHECK_STATUS(timed(report_.prefill_ms, [&] {
+      return runner_.prefill(request_.model->file, ids_, prefill_options_,
+                             [&](const LayerKv& layer) { return timed(layers_ms, [&] { return on_layer(layer); }); });
+    }));
+    report_.prefill_ms -= layers_ms;
+    report_.quantize_ms += layers_ms;
+    return {};
+  }
+
+  // The codecs of each (layer, kv_head), from what the prefill made of the document.
+  format::Result<CodecPlan> choose_plan(KvSpool&) {
+    POLYKV_CHECK_STATUS(progress("plan", 0.0));
+    return uniform_plan(shape_, request_.codec);
+  }
+
+  format::Result<format::PoolWriter> create_writer(const CodecPlan& plan) {
+    format::PoolSpec spec;
+    spec.shape = shape_;
+    spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan));
+    spec.tokens = std::move(prompt_.tokens);
+    spec.layout = plan_layout(shape_, plan);
+    spec.has_means = removes_means(spec.layout);
+    spec.created = request_.created;
+    return format::PoolWriter::create(path_, std::move(spec), writer_options_);
+  }
+
+  // So many layers at a time that each thread has two heads or more.
+  Status quantize(KvSpool& spool, const CodecPlan& plan, format::PoolWriter& writer) {
+    LayerWriter layers(shape_, plan, writer, workers_);
+    const auto step =
+        static_cast<std::uint32_t>((2 * workers_.num_threads() + shape_.num_kv_heads - 1) / shape_.num_kv_heads);
+    for (std::uint32_t first = 0; first < shape_.num_layers; first += step) {
+      POLYKV_CHECK_STATUS(progress("quantize", static_cast<double>(first) / shape_.num_layers));
+      POLYKV_CHECK_STATUS(layers.write(first, std::min(first + step, shape_.num_layers),
+                                       [&](std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
+                                         return spool.read(layer, kv_head, worker);
+                                       }));
+    }
+    return {};
+  }
+
+  // What compression did, as JSON; empty if it is not to be measured.
+  format::Result<std::string> measure(const KvSpool&, format::PoolWriter&) { return std::string(); }
+
+  Status publish(format::PoolWriter& writer, const std::string& fidelity) {
+    POLYKV_CHECK_STATUS(progress("write", 0.0));
+    POLYKV_CHECK_STATUS(request_.model->file.check_unchanged());
+    return timed(report_.quantize_ms, [&] { return writer.finish(fidelity); });
+  }
+
+  const BuildRequest& request_;
+  PoolPrompt prompt_;
+  PrefillRunner& runner_;
+  const PrefillOptions& prefill_options_;
+  const std::filesystem::path& path_;
+  const format::WriterOptions& writer_options_;
   core::Workers& workers_;
-  std::size_t head_pages_bytes_;
-  std::vector<std::byte> pages_;
-  std::vector<std::uint16_t> sinks_;
-  std::vector<std::uint16_t> means_;
+  const std::vector<std::uint32_t> ids_;
+  const format::KvShape shape_;
+  BuildReport report_;
 };
 
 }  // namespace
@@ -132,35 +211,7 @@ format::Result<PoolPrompt> make_prompt(const BuildRequest& request) {
 format::Result<BuildReport> build_pool(const BuildRequest& request, PoolPrompt prompt, PrefillRunner& runner,
                                        const PrefillOptions& prefill_options, const std::filesystem::path& path,
                                        const format::WriterOptions& writer_options, core::Workers& workers) {
-  const ModelConfig& config = request.model->config();
-  BuildReport report;
-  report.tokens = static_cast<std::uint32_t>(prompt.tokens.ids.size());
-  const format::KvShape shape{config.num_layers, config.num_kv_heads, config.head_dim, report.tokens};
-  const std::vector<std::uint32_t> ids = prompt.tokens.ids;
-  format::PoolSpec spec;
-  spec.shape = shape;
-  spec.identity = make_identity(request, prompt, runner, prefill_options.type);
-  spec.tokens = std::move(prompt.tokens);
-  spec.layout = format::Layout::uniform(shape, 0, request.codec.key, request.codec.value);
-  spec.has_means = format::key_codec_removes_mean(request.codec.key);
-  spec.created = request.created;
-  POLYKV_TRY(format::PoolWriter writer, format::PoolWriter::create(path, std::move(spec), writer_options));
-
-  LayerWriter layers(request, shape, writer, workers);
-  const Clock::time_point start = Clock::now();
-  POLYKV_CHECK_STATUS(runner.prefill(request.model->file, ids, prefill_options, [&](const LayerKv& layer) {
-    const Clock::time_point layer_start = Clock::now();
-    Status status = layers.write(layer);
-    report.quantize_ms += milliseconds_since(layer_start);
-    return status;
-  }));
-  report.prefill_ms = milliseconds_since(start) - report.quantize_ms;
-  const Clock::time_point finish_start = Clock::now();
-  POLYKV_CHECK_STATUS(writer.finish({}));
-  report.quantize_ms += milliseconds_since(finish_start);
-  std::error_code error;
-  report.pool_bytes = std::filesystem::file_size(path, error);
-  return report;
+  return Build(request, std::move(prompt), runner, prefill_options, path, writer_options, workers).run();
 }
 
 }  // namespace polykv::runtime

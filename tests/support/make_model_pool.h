@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -35,20 +36,27 @@ class RandomPrefill : public runtime::PrefillRunner {
   std::string version() const override { return "random"; }
 };
 
-inline format::Status make_model_pool(const std::filesystem::path& model_path, const std::string& text,
-                                      const std::filesystem::path& pool) {
+// `adjust` changes the request: the default codec, no probes.
+inline format::Result<runtime::BuildReport> build_model_pool(
+    const std::filesystem::path& model_path, const std::string& text, const std::filesystem::path& pool,
+    runtime::PrefillRunner& prefill, core::Workers& workers,
+    const std::function<void(runtime::BuildRequest&)>& adjust) {
   POLYKV_TRY(const runtime::Model model, runtime::open_model(model_path, runtime::DigestPolicy::kFull));
   POLYKV_TRY(const runtime::ChatTemplate chat,
              runtime::make_chat_template("auto", model.file.chat_template(), {}, model.tokenizer));
   const std::vector<runtime::Document> documents = {{"text", text}};
-  const runtime::BuildRequest request{&model, &chat, {}, documents, core::kDefaultCodec, 0};
+  runtime::BuildRequest request{&model, &chat, {}, documents, core::kDefaultCodec, 0};
+  adjust(request);
   POLYKV_TRY(runtime::PoolPrompt prompt, runtime::make_prompt(request));
+  return runtime::build_pool(request, std::move(prompt), prefill, {}, pool, {.force = true, .mode = 0600}, workers);
+}
+
+inline format::Status make_model_pool(const std::filesystem::path& model_path, const std::string& text,
+                                      const std::filesystem::path& pool) {
   RandomPrefill prefill;
   core::Workers workers(1);
-  POLYKV_TRY(const runtime::BuildReport report, runtime::build_pool(request, std::move(prompt), prefill, {}, pool,
-                                                                    {.force = true, .mode = 0600}, workers));
-  (void)report;
-  return {};
+  const auto built = build_model_pool(model_path, text, pool, prefill, workers, [](runtime::BuildRequest&) {});
+  return built ? format::Status() : format::Status(built.error());
 }
 
 }  // namespace polykv::tests

@@ -130,6 +130,31 @@ TEST_CASE("same input, same bytes") {
   }
 }
 
+TEST_CASE("what was written can be looked at before it is published, and scratch never is") {
+  for (const bool scratch : {false, true}) {
+    const TemporaryFolder folder;
+    const SamplePool sample = tiny_sample();
+    auto writer = PoolWriter::create(folder / "a.pkv", sample.spec, {.scratch = scratch});
+    REQUIRE(writer.has_value());
+    CHECK(folder.names().size() == (scratch ? 0 : 1));
+    CHECK(writer->written().error().code == ErrorCode::kFailed);  // a layer is missing
+    REQUIRE(writer->write_layer(0, sample.pages[0], sample.sinks[0], sample.means[0]));
+    const auto written = writer->written();
+    REQUIRE(written.has_value());
+    CHECK(std::ranges::equal(written->pages, sample.pages[0]));
+    CHECK(std::ranges::equal(written->sinks, sample.sinks[0]));
+    CHECK(std::ranges::equal(written->means, sample.means[0]));
+    const format::Status finished = writer->finish(sample.fidelity);
+    if (scratch) {
+      CHECK(finished.error().code == ErrorCode::kFailed);
+      CHECK(folder.names().empty());
+    } else {
+      REQUIRE(finished);
+      CHECK(bytes_at(folder / "a.pkv") == pool_bytes(sample));
+    }
+  }
+}
+
 TEST_CASE("the file's id comes from tokens and values, not from what describes them") {
   const auto id_of = [](const SamplePool& sample) {
     const std::vector<std::byte> bytes = pool_bytes(sample);

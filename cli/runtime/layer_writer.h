@@ -1,0 +1,58 @@
+// Quantizes layer after layer into a pool that is being written.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "cli/runtime/codec_plan.h"
+#include "cli/runtime/model_runner.h"
+#include "core/workers.h"
+#include "format/shape.h"
+#include "format/status.h"
+#include "format/writer.h"
+
+namespace polykv::runtime {
+
+// One head's, float16 bits [num_tokens][head_dim].
+struct HeadKv {
+  std::span<const std::uint16_t> keys, values;
+};
+
+// Where a head's keys and values come from. Called on some worker's thread, once a head; what it returns stays good
+// until its next call with the same worker.
+using HeadSource = std::function<HeadKv(std::uint32_t layer, std::uint32_t kv_head, std::size_t worker)>;
+
+class LayerWriter {
+ public:
+  // `plan` is that of the writer's layout. Writer and workers must outlive this; buffers are kept from call to call.
+  LayerWriter(const format::KvShape& shape, CodecPlan plan, format::PoolWriter& writer, core::Workers& workers);
+
+  // Layers [first_layer, end_layer), which follow those written before. All heads go through the workers together, so
+  // several layers at a time keep many threads busy. Errors: kNotFinite, naming layer and kv_head; the writer's.
+  format::Status write(std::uint32_t first_layer, std::uint32_t end_layer, const HeadSource& source);
+
+  // A layer as the prefill hands it on.
+  format::Status write(const LayerKv& layer);
+
+ private:
+  format::Status quantize_head(std::size_t head, const HeadKv& kv);  // index since first_layer_
+  std::size_t head_bytes(std::size_t plan_index) const;
+
+  format::KvShape shape_;
+  CodecPlan plan_;
+  std::uint32_t num_sinks_;
+  bool has_means_;
+  format::PoolWriter& writer_;
+  core::Workers& workers_;
+
+  // Of the layers in work.
+  std::uint32_t first_layer_ = 0;
+  std::vector<std::size_t> head_offsets_;  // in pages_, and their end
+  std::vector<std::byte> pages_;
+  std::vector<std::uint16_t> sinks_;  // [head][key, value][num_sinks][head_dim]
+  std::vector<std::uint16_t> means_;  // [head][head_dim]; empty without means
+};
+
+}  // namespace polykv::runtime

@@ -1,0 +1,229 @@
+// From keys and values to a pool: by way of the spool or at once, any codec for any head, and what goes wrong.
+#include "cli/runtime/pool_builder.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <fstream>
+
+#include "cli/runtime/kv_spool.h"
+#include "cli/runtime/layer_writer.h"
+#include "format/file.h"
+#include "format/page_layout.h"
+#include "format/reader.h"
+#include "format/system_calls.h"
+#include "tests/support/catch.h"
+#include "tests/support/golden_logits.h"
+#include "tests/support/make_model_pool.h"
+#include "tests/support/temporary_folder.h"
+
+namespace polykv::runtime {
+namespace {
+
+using format::ErrorCode;
+using tests::TemporaryFolder;
+
+const char* const kModel = "llama-gqa-q8_0";
+const std::string kText =
+    "The keeper of the light wrote in the book every evening, and nobody read it until the winter was over. Then the "
+    "boat came with flour and letters, and the bell rang twice.";
+
+// The pool's file, and its reader.
+struct OpenPool {
+  std::vector<std::byte> bytes;
+  format::PoolReader reader;
+};
+OpenPool open_pool(const std::string& path) {
+  auto bytes = format::read_file(path);
+  REQUIRE(bytes.has_value());
+  auto reader = format::PoolReader::open(*bytes);
+  INFO((reader ? "" : reader.error().message));
+  REQUIRE(reader.has_value());
+  REQUIRE(reader->verify(true, {}));
+  return {std::move(*bytes), std::move(*reader)};
+}
+
+std::vector<std::uint16_t> random_values(std::size_t size, std::uint64_t seed) {
+  tests::TestRandom random(seed);
+  std::vector<std::uint16_t> values(size);
+  for (std::uint16_t& value : values) value = core::float_to_float16(random.gaussian());
+  return values;
+}
+
+TEST_CASE("a pool is the same by way of the spool and at once, on any number of threads") {
+  for (const char* codec : {"f16", "k5v4", "k8v3"}) {
+    INFO(codec);
+    const TemporaryFolder folder;
+    const auto build = [&](const char* name, bool probe, std::size_t num_threads) {
+      core::Workers workers(num_threads);
+      tests::RandomPrefill prefill;
+      const auto built = tests::build_model_pool(tests::model_path(kModel), kText, folder / name, prefill, workers,
+                                                 [&](BuildRequest& request) {
+                                                   request.codec = *core::parse_codec_name(codec);
+                                                   request.probe = probe;
+                                                 });
+      INFO((built ? "" : built.error().message));
+      REQUIRE(built.has_value());
+      return open_pool(folder / name);
+    };
+    const OpenPool at_once = build("a.pkv", false, 1);
+    CHECK(at_once.reader.fidelity().empty());
+    for (const std::size_t num_threads : {1, 3}) {
+      const OpenPool spooled = build("b.pkv", true, num_threads);
+      CHECK(spooled.reader.superblock().file_id == at_once.reader.superblock().file_id);
+      CHECK(std::ranges::equal(spooled.reader.pages(), at_once.reader.pages()));
+      CHECK(std::ranges::equal(spooled.reader.sinks(), at_once.reader.sinks()));
+      CHECK(std::ranges::equal(spooled.reader.means(), at_once.reader.means()));
+    }
+  }
+}
+
+TEST_CASE("the spool gives back every bit, has no name, and may have more or fewer positions than sinks") {
+  for (const std::uint32_t num_tokens : {1u, 4u, 5u, 70u, 333u}) {
+    for (const std::uint32_t head_dim : {8u, 24u, 64u}) {
+      INFO(num_tokens << " tokens, head_dim " << head_dim);
+      const TemporaryFolder folder;
+      const format::KvShape shape{3, 2, head_dim, num_tokens};
+      core::Workers workers(2);
+      auto spool = KvSpool::create(folder / "a.pkv", shape, false, workers);
+      REQUIRE(spool.has_value());
+      CHECK(folder.is_empty());
+      const std::size_t head_values = std::size_t{num_tokens} * head_dim;
+      std::vector<std::vector<std::uint16_t>> keys, values;
+      for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
+        keys.push_back(random_values(2 * head_values, 2 * layer));
+        values.push_back(random_values(2 * head_values, 2 * layer + 1));
+        REQUIRE(spool->write({layer, num_tokens, keys[layer], values[layer]}));
+      }
+      REQUIRE(spool->map());
+      for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
+        for (std::uint32_t head = 0; head < 2; ++head) {
+          const HeadKv kv = spool->read(layer, head, 1);
+          CHECK(std::ranges::equal(kv.keys, std::span(keys[layer]).subspan(head * head_values, head_values)));
+          CHECK(std::ranges::equal(kv.values, std::span(values[layer]).subspan(head * head_values, head_values)));
+        }
+      }
+      CHECK(spool->pool().shape() == shape);
+    }
+  }
+}
+
+TEST_CASE("every head in codecs of its own: pages, sinks and means are those of the head alone") {
+  const format::KvShape shape{2, 3, 64, 100};
+  const CodecPlan plan = {{5, 4}, {16, 16}, {8, 3}, {1, 8}, {8, 8}, {7, 1}};
+  CHECK(plan_name(plan) == "mixed");
+  CHECK(plan_name(uniform_plan(shape, {5, 4})) == "k5v4");
+  const std::size_t head_values = 100 * 64, sink_values = 4 * 64;
+  const std::uint32_t step = GENERATE(1u, 2u);  // layers at a time
+  const TemporaryFolder folder;
+  format::PoolSpec spec;
+  spec.shape = shape;
+  tests::PoolRecipe recipe{.shape = shape};
+  spec.identity = tests::make_identity(recipe);
+  spec.tokens = tests::make_tokens(recipe);
+  spec.layout = plan_layout(shape, plan);
+  spec.has_means = removes_means(spec.layout);
+  CHECK(spec.has_means);
+  auto writer = format::PoolWriter::create(folder / "a.pkv", std::move(spec), {});
+  REQUIRE(writer.has_value());
+  core::Workers workers(3);
+  LayerWriter layers(shape, plan, *writer, workers);
+  const auto keys = random_values(6 * head_values, 1), values = random_values(6 * head_values, 2);
+  const auto head_of = [&](std::size_t head) {
+    return HeadKv{std::span(keys).subspan(head * head_values, head_values),
+                  std::span(values).subspan(head * head_values, head_values)};
+  };
+  for (std::uint32_t first = 0; first < 2; first += step) {
+    REQUIRE(layers.write(first, first + step, [&](std::uint32_t layer, std::uint32_t kv_head, std::size_t) {
+      return head_of(layer * 3 + kv_head);
+    }));
+  }
+  REQUIRE(writer->finish({}));
+  const OpenPool pool = open_pool(folder / "a.pkv");
+  const core::KvPool view(pool.reader);
+  for (std::uint32_t head = 0; head < 6; ++head) {
+    INFO("head " << head);
+    const HeadKv kv = head_of(head);
+    const auto run = view.runs(head / 3, head % 3)[0];
+    CHECK(run.codec == plan[head]);
+    std::vector<std::uint16_t> mean(64);
+    core::mean_of_keys(kv.keys.subspan(sink_values), 64, mean);
+    const bool has_mean = format::key_codec_removes_mean(plan[head].key);
+    if (!has_mean) std::fill(mean.begin(), mean.end(), std::uint16_t{0});
+    CHECK(std::ranges::equal(view.mean(head / 3, head % 3), std::as_bytes(std::span(mean))));
+    std::vector<std::byte> pages(format::run_bytes(plan[head].key, plan[head].value, 64, 96));
+    REQUIRE(core::quantize_run(plan[head], kv.keys.subspan(sink_values), kv.values.subspan(sink_values), 64,
+                               has_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(),
+                               pages));
+    CHECK(std::ranges::equal(run.pages, pages));
+    CHECK(std::ranges::equal(view.sink_keys(head / 3, head % 3), std::as_bytes(kv.keys.first(sink_values))));
+    CHECK(std::ranges::equal(view.sink_values(head / 3, head % 3), std::as_bytes(kv.values.first(sink_values))));
+  }
+}
+
+// Does something to the world in the middle of a prefill.
+class DisturbedPrefill : public tests::RandomPrefill {
+ public:
+  explicit DisturbedPrefill(std::function<void()> disturb) : disturb_(std::move(disturb)) {}
+  format::Status prefill(const ModelFile& model, std::span<const std::uint32_t> tokens, const PrefillOptions& options,
+                         const std::function<format::Status(const LayerKv&)>& on_layer) override {
+    return RandomPrefill::prefill(model, tokens, options, [&](const LayerKv& layer) {
+      if (layer.layer == 1) disturb_();
+      return on_layer(layer);
+    });
+  }
+
+ private:
+  std::function<void()> disturb_;
+};
+
+TEST_CASE("a model that is changed during the build: nothing is published") {
+  for (const bool probe : {false, true}) {
+    const TemporaryFolder folder, output;
+    std::filesystem::copy_file(tests::model_path(kModel), folder / "m.gguf");
+    DisturbedPrefill prefill([&] { std::ofstream(folder / "m.gguf", std::ios::binary | std::ios::app) << "x"; });
+    core::Workers workers(1);
+    const auto built = tests::build_model_pool(folder / "m.gguf", kText, output / "a.pkv", prefill, workers,
+                                               [&](BuildRequest& request) { request.probe = probe; });
+    REQUIRE_FALSE(built.has_value());
+    CHECK(built.error().code == ErrorCode::kChanged);
+    CHECK(built.error().message.find("m.gguf: it became longer while in use") != std::string::npos);
+    CHECK(output.is_empty());
+  }
+}
+
+TEST_CASE("a build that is told to stop after the prefill leaves nothing") {
+  for (const std::string at : {"plan", "quantize", "write"}) {
+    const TemporaryFolder folder;
+    tests::RandomPrefill prefill;
+    core::Workers workers(1);
+    const auto built = tests::build_model_pool(
+        tests::model_path(kModel), kText, folder / "a.pkv", prefill, workers, [&](BuildRequest& request) {
+          request.probe = true;
+          request.on_progress = [&](const char* work, double) { return work != at; };
+        });
+    INFO(at);
+    REQUIRE_FALSE(built.has_value());
+    CHECK(built.error().code == ErrorCode::kInterrupted);
+    CHECK(folder.is_empty());
+  }
+}
+
+TEST_CASE("a disk without room for the spool: said before any work, with how much is needed") {
+  const TemporaryFolder folder;
+  tests::RandomPrefill prefill;
+  core::Workers workers(1);
+  struct Restore {
+    format::SystemCalls calls = format::system_calls();
+    ~Restore() { format::system_calls() = calls; }
+  } restore;
+  format::system_calls().allocate = [](int, off_t, off_t) { return ENOSPC; };
+  const auto built = tests::build_model_pool(tests::model_path(kModel), kText, folder / "a.pkv", prefill, workers,
+                                             [](BuildRequest& request) { request.probe = true; });
+  REQUIRE_FALSE(built.has_value());
+  CHECK(built.error().code == ErrorCode::kNoSpace);
+  CHECK(built.error().message.find("uncompressed keys and values, 1 MB") != std::string::npos);
+  CHECK(folder.is_empty());
+}
+
+}  // namespace
+}  // namespace polykv::runtime
