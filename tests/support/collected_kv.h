@@ -7,12 +7,9 @@
 #include "cli/runtime/step_runner.h"
 #include "core/float16.h"
 #include "tests/support/catch.h"
+#include "tests/support/memory_pool.h"
 
 namespace polykv::tests {
-
-struct Collected {
-  std::vector<std::vector<std::uint16_t>> keys, values;  // [layer], float16 bits [kv_head][position][head_dim]
-};
 
 inline Collected collect(runtime::PrefillRunner& runner, const runtime::ModelFile& model,
                          std::span<const std::uint32_t> tokens, const runtime::PrefillOptions& options) {

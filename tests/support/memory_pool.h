@@ -1,0 +1,133 @@
+// A pool in memory, made from a prefill's keys and values: every head's positions but the sinks in one run, each
+// (layer, kv_head) in a codec of its own.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/codec.h"
+#include "core/pool.h"
+#include "format/bytes.h"
+#include "format/layout.h"
+#include "format/page_layout.h"
+#include "format/section.h"
+#include "format/shape.h"
+
+namespace polykv::tests {
+
+// All layers' keys and values in the order of runtime::LayerKv.
+struct Collected {
+  std::vector<std::vector<std::uint16_t>> keys, values;  // [layer], float16 bits [kv_head][position][head_dim]
+};
+
+using CodecsOfHeads = std::vector<core::CodecPair>;  // [layer * num_kv_heads + kv_head]
+
+inline CodecsOfHeads same_codec(const format::KvShape& shape, core::CodecPair codec) {
+  return CodecsOfHeads(std::size_t{shape.num_layers} * shape.num_kv_heads, codec);
+}
+
+class MemoryPool {
+ public:
+  // kv holds the shape's positions; `codecs` one pair a head. Errors: as core::quantize_run.
+  static format::Result<MemoryPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs) {
+    MemoryPool pool(shape, std::move(codecs));
+    POLYKV_TRY(const std::uint64_t num_bytes, pool.layout_.place(shape));
+    pool.pages_.resize(num_bytes);
+    for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
+      for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head)
+        POLYKV_CHECK_STATUS(pool.quantize_head(kv, layer, head));
+    return pool;
+  }
+
+  // A view: the pool must outlive it and stay where it is.
+  core::KvPool view() const {
+    return core::KvPool(
+        {shape_, 0, num_sinks(), &layout_, pages_, std::as_bytes(std::span(sinks_)), std::as_bytes(std::span(means_))});
+  }
+
+  // What `stats` would call kv_bytes if the pool were a file: the sections needed to restore keys and values, each
+  // padded as in a file.
+  std::uint64_t kv_bytes() const {
+    std::uint64_t sum = 0;
+    for (const std::size_t bytes :
+         {pages_.size(), sinks_.size() * 2, means_.size() * 2, layout_.serialize(shape_).size()})
+      sum += *format::checked_align(bytes, format::kSectionAlignment);
+    return sum;
+  }
+  double bits_per_value() const {
+    const double num_values = 2.0 * shape_.num_layers * shape_.num_kv_heads * shape_.num_tokens * shape_.head_dim;
+    return 8.0 * static_cast<double>(kv_bytes()) / num_values;
+  }
+
+  // One head's positions after the sinks, as the pages hold them: [num_positions][head_dim].
+  void dequantize_head(std::uint32_t layer, std::uint32_t head, std::span<float> keys, std::span<float> values) const {
+    core::dequantize_run(codec_of(layer, head),
+                         std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)),
+                         num_positions(), shape_.head_dim, mean_of(layer, head), keys, values);
+  }
+
+  const format::KvShape& shape() const { return shape_; }
+  std::uint32_t num_sinks() const { return std::min(shape_.num_tokens, format::kNumSinks); }
+  std::uint32_t num_positions() const { return shape_.num_tokens - num_sinks(); }  // of each run
+
+ private:
+  MemoryPool(const format::KvShape& shape, CodecsOfHeads codecs)
+      : shape_(shape),
+        codecs_(std::move(codecs)),
+        layout_(format::Layout::uniform(shape, 0, format::kCodecF16, format::kCodecF16)) {
+    bool any_mean = false;
+    for (std::size_t head = 0; head < codecs_.size(); ++head) {
+      for (format::Run& run : layout_.runs[head]) {  // none where all positions are sinks
+        run.key_codec = codecs_[head].key;
+        run.value_codec = codecs_[head].value;
+        any_mean |= format::key_codec_removes_mean(run.key_codec);
+      }
+    }
+    if (any_mean) means_.resize(codecs_.size() * shape_.head_dim);  // heads without a mean have an unused one
+    sinks_.reserve(codecs_.size() * 2 * num_sinks() * shape_.head_dim);
+  }
+
+  core::CodecPair codec_of(std::uint32_t layer, std::uint32_t head) const {
+    return codecs_[layer * shape_.num_kv_heads + head];
+  }
+  const format::Run& run_of(std::uint32_t layer, std::uint32_t head) const {
+    return layout_.runs[layer * shape_.num_kv_heads + head].front();
+  }
+  std::size_t run_bytes(std::uint32_t layer, std::uint32_t head) const {
+    const core::CodecPair codec = codec_of(layer, head);
+    return format::run_bytes(codec.key, codec.value, shape_.head_dim, num_positions());
+  }
+  // Empty, if the head's key codec removes none.
+  std::span<const std::uint16_t> mean_of(std::uint32_t layer, std::uint32_t head) const {
+    if (!format::key_codec_removes_mean(codec_of(layer, head).key)) return {};
+    return std::span(means_).subspan((std::size_t{layer} * shape_.num_kv_heads + head) * shape_.head_dim,
+                                     shape_.head_dim);
+  }
+
+  format::Status quantize_head(const Collected& kv, std::uint32_t layer, std::uint32_t head) {
+    const std::size_t dim = shape_.head_dim, head_values = shape_.num_tokens * dim, sink_values = num_sinks() * dim;
+    const auto keys = std::span(kv.keys[layer]).subspan(head * head_values, head_values);
+    const auto values = std::span(kv.values[layer]).subspan(head * head_values, head_values);
+    for (const auto& part : {keys, values})
+      sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
+    if (num_positions() == 0) return {};
+    const std::span<const std::uint16_t> mean = mean_of(layer, head);
+    if (!mean.empty()) {
+      core::mean_of_keys(keys.subspan(sink_values), dim,
+                         std::span(means_).subspan(static_cast<std::size_t>(mean.data() - means_.data()), dim));
+    }
+    return core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim, mean,
+                              std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)));
+  }
+
+  format::KvShape shape_;
+  CodecsOfHeads codecs_;
+  format::Layout layout_;
+  std::vector<std::byte> pages_;
+  std::vector<std::uint16_t> sinks_, means_;
+};
+
+}  // namespace polykv::tests
