@@ -1,0 +1,206 @@
+#include "tests/eval/fidelity/protocol.h"
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands/pool_memory.h"
+#include "format/file.h"
+#include "format/reader.h"
+
+namespace polykv::eval {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+using format::Status;
+using runtime::DivergenceMeter;
+using tests::CodecsOfHeads;
+using tests::MemoryPool;
+using tests::ScoredText;
+
+constexpr std::size_t kWindowTokens = kPrefixTokens + kScoredTokens + 1;  // the last one is a target only
+
+std::vector<double> means_of_windows(const Measured& measured, double DivergenceMeter::Position::*member) {
+  std::vector<double> means;
+  std::size_t begin = 0;
+  for (const std::size_t end : measured.last_ends) {
+    double sum = 0.0;
+    for (const auto& position : measured.meter.positions().subspan(begin, end - begin)) sum += position.*member;
+    means.push_back(sum / static_cast<double>(end - begin));
+    begin = end;
+  }
+  return means;
+}
+
+format::Result<CodecsOfHeads> read_codec_list(const std::string& path, std::size_t num_heads) {
+  POLYKV_TRY(const std::vector<std::byte> bytes, format::read_file(path));
+  const auto* text = reinterpret_cast<const char*>(bytes.data());
+  const auto list = nlohmann::json::parse(text, text + bytes.size(), nullptr, /*allow_exceptions=*/false);
+  if (!list.is_array() || list.size() != num_heads) {
+    return Error(ErrorCode::kUsage, path + ": expected a JSON list of " + std::to_string(num_heads) +
+                                        " codec names, one a (layer, kv_head)");
+  }
+  CodecsOfHeads codecs;
+  for (const auto& item : list) {
+    const auto codec = item.is_string() ? core::parse_codec_name(item.get<std::string>()) : std::nullopt;
+    if (!codec) return Error(ErrorCode::kUsage, path + ": " + item.dump() + " is no codec");
+    codecs.push_back(*codec);
+  }
+  return codecs;
+}
+
+// Quantizes, scores and adds to `measured`.
+Status score(const Protocol& protocol, const ScoredText& text, std::span<const float> reference, Measured& measured) {
+  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text));
+  POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), std::move(codecs)));
+  POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
+  measured.meter.add(reference, logits, text.targets(), *protocol.workers);
+  measured.last_ends.push_back(measured.meter.positions().size());
+  measured.bits_per_value += pool.bits_per_value() / static_cast<double>(protocol.offsets.size());
+  return {};
+}
+
+Status measure_window(const Protocol& protocol, std::size_t window, std::vector<Measured>& all) {
+  const std::size_t offset = protocol.offsets[window];
+  const std::string place = "window " + std::to_string(window + 1) + " of " + std::to_string(protocol.offsets.size());
+  const auto say = [&](const std::string& what) {
+    if (protocol.say) protocol.say(place + ": " + what);
+  };
+  const auto in_place = [&](const std::string& what, const Error& error) {
+    return Error(error.code, place + " at token " + std::to_string(offset) + ": " + what + error.message);
+  };
+  ScoredText text(protocol.model->file, *protocol.workers, protocol.tokens.subspan(offset, kWindowTokens),
+                  kScoredTokens);
+  say("prefill");
+  if (const Status status = text.prefill(*protocol.prefill, protocol.prefill_type); !status)
+    return in_place("prefill: ", status.error());
+  say("reference");
+  const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
+  POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
+  POLYKV_TRY(const std::vector<float> reference, text.logits(pool, kScoredTokens));
+  for (Measured& measured : all) {
+    say(measured.name);
+    if (const Status status = score(protocol, text, reference, measured); !status)
+      return in_place(measured.name + ": ", status.error());
+  }
+  return {};
+}
+
+// Map, reader and view, each of which the next one looks into.
+struct OpenPool {
+  format::MappedFile file;
+  std::unique_ptr<format::PoolReader> reader;
+  core::KvPool view;
+};
+
+format::Result<OpenPool> open_pool(const std::string& path) {
+  POLYKV_TRY(format::MappedFile file, format::MappedFile::open(path, {.kind = format::FileKind::kPool, .trust = true}));
+  POLYKV_TRY(format::PoolReader reader, format::PoolReader::open(file.bytes()));
+  auto kept = std::make_unique<format::PoolReader>(std::move(reader));
+  core::KvPool view(*kept);
+  return OpenPool{std::move(file), std::move(kept), std::move(view)};
+}
+
+Status check_same_tokens(const OpenPool& pool, const OpenPool& reference, const runtime::Model& model) {
+  const runtime::ModelConfig& config = model.config();
+  const format::KvShape& shape = pool.reader->shape();
+  if (shape.num_layers != config.num_layers || shape.num_kv_heads != config.num_kv_heads ||
+      shape.head_dim != config.head_dim)
+    return Error(ErrorCode::kMismatch, "the pool's shape is not the model's");
+  if (pool.reader->tokens().ids != reference.reader->tokens().ids)
+    return Error(ErrorCode::kUnusableText, "its tokens are not those of the first pool");
+  return {};
+}
+
+}  // namespace
+
+std::vector<double> Measured::kld_of_windows() const {
+  return means_of_windows(*this, &DivergenceMeter::Position::kld);
+}
+
+std::vector<double> Measured::log_ratio_of_windows() const {
+  return means_of_windows(*this, &DivergenceMeter::Position::log_ratio);
+}
+
+MeanAndError mean_and_error(std::span<const double> values) {
+  const auto count = static_cast<double>(values.size());
+  MeanAndError result;
+  for (const double value : values) result.mean += value / count;
+  if (values.size() < 2) return result;
+  double squares = 0.0;
+  for (const double value : values) squares += (value - result.mean) * (value - result.mean);
+  result.standard_error = std::sqrt(squares / (count - 1.0) / count);
+  return result;
+}
+
+format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, std::size_t num_windows) {
+  std::vector<std::size_t> offsets;
+  // Every stride is half of the one before it; its odd multiples are the middles. The last is the smallest at which
+  // windows share no token.
+  for (std::size_t stride = kWindowStride; stride >= kWindowTokens; stride /= 2) {
+    const bool first = stride == kWindowStride;
+    for (std::size_t at = first ? 0 : stride; at + kWindowTokens <= num_tokens; at += first ? stride : 2 * stride) {
+      if (offsets.size() < num_windows) offsets.push_back(at);
+    }
+  }
+  if (offsets.size() == num_windows) return offsets;
+  return Error(ErrorCode::kUnusableText, "the text has " + std::to_string(num_tokens) +
+                                             " tokens: " + std::to_string(offsets.size()) + " windows fit, not " +
+                                             std::to_string(num_windows));
+}
+
+std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text) {
+  std::vector<std::uint32_t> ids;
+  if (model.tokenizer.adds_bos() && model.tokenizer.bos()) ids.push_back(*model.tokenizer.bos());
+  for (const runtime::TextToken& token : model.tokenizer.tokenize(model.tokenizer.normalize(text)))
+    ids.push_back(token.id);
+  return ids;
+}
+
+format::Result<CodecsOfHeads> choose(std::string_view name, const ScoredText& text) {
+  const format::KvShape& shape = text.shape();
+  if (name.starts_with('@'))
+    return read_codec_list(std::string(name.substr(1)), std::size_t{shape.num_layers} * shape.num_kv_heads);
+  if (const auto codec = core::parse_codec_name(name)) return tests::same_codec(shape, *codec);
+  return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, or @FILE");
+}
+
+format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names) {
+  std::vector<Measured> all;
+  for (const std::string& name : names) all.push_back({.name = name});
+  for (std::size_t window = 0; window < protocol.offsets.size(); ++window)
+    POLYKV_CHECK_STATUS(measure_window(protocol, window, all));
+  return all;
+}
+
+format::Result<std::vector<Measured>> measure_pools(const runtime::Model& model, core::Workers& workers,
+                                                    std::span<const std::string> paths,
+                                                    std::span<const std::uint32_t> tokens) {
+  const auto in_pool = [](const std::string& path, const Error& error) {
+    return Error(error.code, path + ": " + error.message);
+  };
+  const auto fed = tokens.first(tokens.size() - 1), targets = tokens.subspan(1);
+  auto first = open_pool(paths.front());
+  if (!first) return in_pool(paths.front(), first.error());
+  std::vector<Measured> all;
+  std::vector<float> reference;
+  for (const std::string& path : paths) {
+    auto pool = open_pool(path);
+    if (!pool) return in_pool(path, pool.error());
+    if (const Status status = check_same_tokens(*pool, *first, model); !status) return in_pool(path, status.error());
+    auto logits = tests::logits_after(model.file, pool->view, fed, workers);
+    if (!logits) return in_pool(path, logits.error());
+    if (reference.empty()) reference = *logits;
+    const auto memory = cli::measure_pool_memory(*pool->reader);
+    if (!memory) return in_pool(path, memory.error());
+    Measured measured{.name = path};
+    measured.bits_per_value = 16.0 * static_cast<double>(memory->kv_bytes) / static_cast<double>(memory->f16_kv_bytes);
+    measured.meter.add(reference, *logits, targets, workers);
+    measured.last_ends.push_back(measured.meter.positions().size());
+    all.push_back(std::move(measured));
+  }
+  return all;
+}
+
+}  // namespace polykv::eval

@@ -1,0 +1,72 @@
+// The fixed protocol: windows of a text, a prefix of each compressed, the tokens after it scored by the step runner on
+// the compressed pool against the same keys and values as float16 pages. tests/eval/README.md.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/runtime/divergence.h"
+#include "cli/runtime/model_identity.h"
+#include "cli/runtime/model_runner.h"
+#include "tests/support/scored_text.h"
+
+namespace polykv::eval {
+
+inline constexpr std::size_t kPrefixTokens = 1536;
+inline constexpr std::size_t kScoredTokens = 256;
+inline constexpr std::size_t kWindowStride = 20000;
+
+// The error is that of the mean of independent values; nothing where there is one.
+struct MeanAndError {
+  double mean = 0.0;
+  std::optional<double> standard_error;
+};
+
+// One codec, plan or pool over all windows.
+struct Measured {
+  std::string name;
+  double bits_per_value = 0.0;              // mean over the windows; everything counted, as `stats` does
+  runtime::DivergenceMeter meter = {};      // windows one after the other
+  std::vector<std::size_t> last_ends = {};  // [window]: how many of the meter's positions are its own and those before
+
+  runtime::Divergence summary() const { return meter.summary(); }
+  std::vector<double> kld_of_windows() const;
+  std::vector<double> log_ratio_of_windows() const;  // mean ln(perplexity, compressed to reference)
+};
+MeanAndError mean_and_error(std::span<const double> values);
+
+// The first token of each window: 0, 20,000, ...; where the text has no more of those, the middles between, then the
+// middles between these. kUnusableText if that many windows do not fit without sharing tokens.
+format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, std::size_t num_windows);
+
+// The text as the model's tokenizer takes it, without template; BOS before it if the model asks for that.
+std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
+
+// What `name` means for the keys and values of `text`: a codec pair for every head, or @FILE, a JSON list of one name a
+// (layer, kv_head). A plan made for a document belongs here. kUsage: no such name, or a list of another length.
+format::Result<tests::CodecsOfHeads> choose(std::string_view name, const tests::ScoredText& text);
+
+struct Protocol {
+  const runtime::Model* model;
+  core::Workers* workers;
+  runtime::PrefillRunner* prefill;
+  runtime::NumberType prefill_type;
+  std::span<const std::uint32_t> tokens;  // of the whole text
+  std::span<const std::size_t> offsets;
+  std::function<void(std::string_view)> say;  // what is being done; may be empty
+};
+
+// All names share each window's prefill and reference. An error says which window and name it is about.
+format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names);
+
+// Pools of the same tokens: each against the first, scored on `tokens` after it (the last is a target only).
+// kUnusableText if tokens differ.
+format::Result<std::vector<Measured>> measure_pools(const runtime::Model& model, core::Workers& workers,
+                                                    std::span<const std::string> paths,
+                                                    std::span<const std::uint32_t> tokens);
+
+}  // namespace polykv::eval
