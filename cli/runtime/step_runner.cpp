@@ -60,6 +60,7 @@ struct StepRunner::State {
   std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin;
   std::vector<core::AttendRow> attend_rows;
   Activations activations;
+  std::function<void(const StepLayer&)> observer;
 
   State(const ModelFile& model_, std::vector<const core::KvPool*> chain_, core::Workers& workers_)
       : model(model_), config(model_.config()), chain(std::move(chain_)), workers(workers_) {
@@ -110,9 +111,10 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
   first_rows.clear();
   for (const AgentStep& agent : agents) {
     first_rows.push_back(rows.size());
+    const std::uint32_t begin = agent.visible.empty() ? chain_end : agent.visible.back().end;
     for (std::size_t i = 0; i < agent.tokens.size(); ++i) {
       const std::uint32_t before = agent.tail->num_tokens() + static_cast<std::uint32_t>(i);
-      rows.push_back({&agent, agent.tokens[i], chain_end + before, before + 1});
+      rows.push_back({&agent, agent.tokens[i], begin + before, before + 1});
     }
   }
   const std::size_t half = config.head_dim / 2;
@@ -247,17 +249,24 @@ StepRunner::StepRunner(const ModelFile& model, std::vector<const core::KvPool*> 
 
 StepRunner::~StepRunner() = default;
 
+void StepRunner::set_partial_positions(std::uint32_t num_positions) {
+  state_->attend_scratch.partial_slots = num_positions;
+}
+
 format::Status StepRunner::step(std::span<const AgentStep> agents) {
   State& state = *state_;
   state.start(agents);
   for (std::uint32_t layer = 0; layer < state.config.num_layers; ++layer) {
     POLYKV_CHECK_STATUS(state.attention(layer, agents));
+    if (state.observer) state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden});
     state.feed_forward(layer);
   }
   for (const AgentStep& agent : agents) agent.tail->commit(static_cast<std::uint32_t>(agent.tokens.size()));
   state.logits(agents);
   return {};
 }
+
+void StepRunner::observe(std::function<void(const StepLayer&)> observer) { state_->observer = std::move(observer); }
 
 std::uint32_t StepRunner::chain_end() const { return state_->chain_end; }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -25,11 +26,21 @@ inline constexpr std::size_t kMaxStepRows = 64;
 struct AgentStep {
   core::Tail* tail;
   std::span<const std::uint32_t> tokens;
-  // What the rows see of each pool of the chain, same for all of them.
+  // What the rows see of each pool of the chain, same for all of them. The tail's first position is the end of the last
+  // range: an agent that sees everything() stands after the chain, another may stand inside the document.
   std::span<const core::PositionRange> visible;
   // Logits of the last so many tokens: out [num_logits][vocab_size]. 0 and null: none wanted.
   std::size_t num_logits;
   float* logits;
+};
+
+// What a step computed in one layer, for who measures it. Views that live during the call.
+struct StepLayer {
+  std::uint32_t layer;
+  std::size_t num_rows;           // of all agents, in their order
+  std::span<const float> query;   // [num_rows][num_q_heads][head_dim], after RoPE
+  std::span<const float> mixed;   // [num_rows][num_q_heads][head_dim], the weighted sums of values
+  std::span<const float> hidden;  // [num_rows][hidden_size], the residual stream with attention added
 };
 
 class StepRunner {
@@ -40,10 +51,16 @@ class StepRunner {
   StepRunner(const StepRunner&) = delete;
   StepRunner& operator=(const StepRunner&) = delete;
 
-  // All agents' tokens go through together; kMaxStepRows at most in all. Tails must differ from each other. Token
-  // positions are those after the chain's end and the tail. Errors: kBadChecksum (a chunk touched for the first time);
+  // Positions of a partial softmax of the attention, 512 or fewer: what the order of summing is worth.
+  void set_partial_positions(std::uint32_t num_positions);
+
+  // All agents' tokens go through together; kMaxStepRows at most in all. Tails must differ from each other. Errors:
+  // kBadChecksum (a chunk touched for the first time);
   // the tails are then as before.
   format::Status step(std::span<const AgentStep> agents);
+
+  // Called after every layer's attention, between two runs of the workers, until it is set to another (or to nothing).
+  void observe(std::function<void(const StepLayer&)> observer);
 
   // Position of a tail's first token.
   std::uint32_t chain_end() const;

@@ -28,6 +28,10 @@ struct RowKernels {
   // sum[i] += x[i]
   void (*add)(const float* x, std::size_t size, float* sum);
 
+  // out[k] = sum over i of x[i]^2 * weights[k][i], k < 3, sixteen lanes as in rms_norm; x[i] becomes
+  // x[i]^2 * weights[0][i].
+  void (*weighted_squares)(float* x, const float* const weights[3], std::size_t size, float out[3]);
+
   // To bfloat16 and to float16, rounded to nearest even; NaN stays NaN, what float16 cannot hold becomes infinite.
   void (*to_bfloat16)(const float* x, std::size_t size, std::uint16_t* out);
   void (*to_float16)(const float* x, std::size_t size, std::uint16_t* out);

@@ -1,10 +1,13 @@
 #include "tests/eval/fidelity/protocol.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/pool_memory.h"
+#include "cli/runtime/bit_allocation.h"
 #include "format/file.h"
 #include "format/reader.h"
 
@@ -50,9 +53,13 @@ format::Result<CodecsOfHeads> read_codec_list(const std::string& path, std::size
   return codecs;
 }
 
+constexpr std::string_view kPlanPrefix = "auto:";
+bool is_plan(std::string_view name) { return name.starts_with(kPlanPrefix); }
+
 // Quantizes, scores and adds to `measured`.
-Status score(const Protocol& protocol, const ScoredText& text, std::span<const float> reference, Measured& measured) {
-  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text));
+Status score(const Protocol& protocol, const ScoredText& text, std::span<const runtime::Sensitivity> sensitivities,
+             std::span<const float> reference, Measured& measured) {
+  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), sensitivities));
   POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), std::move(codecs)));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(reference, logits, text.targets(), *protocol.workers);
@@ -79,9 +86,16 @@ Status measure_window(const Protocol& protocol, std::size_t window, std::vector<
   const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
   POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(const std::vector<float> reference, text.logits(pool, kScoredTokens));
+  std::vector<runtime::Sensitivity> sensitivities;
+  if (std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); })) {
+    say("sensitivities");
+    const core::KvPool exact = pool.view();
+    POLYKV_TRY(sensitivities, runtime::measure_sensitivity(protocol.model->file, exact, text.prefix(),
+                                                           text.shape().num_tokens, *protocol.workers, {}));
+  }
   for (Measured& measured : all) {
     say(measured.name);
-    if (const Status status = score(protocol, text, reference, measured); !status)
+    if (const Status status = score(protocol, text, sensitivities, reference, measured); !status)
       return in_place(measured.name + ": ", status.error());
   }
   return {};
@@ -158,12 +172,18 @@ std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_vi
   return ids;
 }
 
-format::Result<CodecsOfHeads> choose(std::string_view name, const ScoredText& text) {
-  const format::KvShape& shape = text.shape();
+format::Result<CodecsOfHeads> choose(std::string_view name, const format::KvShape& shape,
+                                     std::span<const runtime::Sensitivity> sensitivities) {
+  if (is_plan(name)) {
+    const double bits = std::strtod(std::string(name.substr(kPlanPrefix.size())).c_str(), nullptr);
+    if (!(bits > 0.0 && bits <= 16.0)) return Error(ErrorCode::kUsage, "auto:BITS takes bits per value");
+    const double num_values = 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
+    return runtime::allocate_bytes(shape, sensitivities, static_cast<std::uint64_t>(bits * num_values / 8.0));
+  }
   if (name.starts_with('@'))
     return read_codec_list(std::string(name.substr(1)), std::size_t{shape.num_layers} * shape.num_kv_heads);
   if (const auto codec = core::parse_codec_name(name)) return tests::same_codec(shape, *codec);
-  return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, or @FILE");
+  return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, auto:BITS or @FILE");
 }
 
 format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names) {

@@ -12,6 +12,7 @@
 #include "cli/runtime/divergence.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/model_runner.h"
+#include "cli/runtime/sensitivity.h"
 #include "tests/support/scored_text.h"
 
 namespace polykv::eval {
@@ -46,9 +47,11 @@ format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, 
 // The text as the model's tokenizer takes it, without template; BOS before it if the model asks for that.
 std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
 
-// What `name` means for the keys and values of `text`: a codec pair for every head, or @FILE, a JSON list of one name a
-// (layer, kv_head). A plan made for a document belongs here. kUsage: no such name, or a list of another length.
-format::Result<tests::CodecsOfHeads> choose(std::string_view name, const tests::ScoredText& text);
+// What `name` means for the keys and values of a text: a codec pair for every head; auto:BITS, a plan made on the text
+// with at most so many bits a value, everything counted; or @FILE, a JSON list of one name a (layer, kv_head). kUsage:
+// no such name, or a list of another length.
+format::Result<tests::CodecsOfHeads> choose(std::string_view name, const format::KvShape& shape,
+                                            std::span<const runtime::Sensitivity> sensitivities);
 
 struct Protocol {
   const runtime::Model* model;

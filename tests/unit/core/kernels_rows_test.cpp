@@ -96,6 +96,30 @@ TEST_CASE("rows become bfloat16 and float16 as one number does", "[rows]") {
   CHECK(num_wrong == 0);
 }
 
+TEST_CASE("weighted_squares against double", "[rows]") {
+  for (const std::size_t size : kSizes) {
+    const auto x = random_values(size, 1.0f, 1);
+    const std::vector<std::vector<float>> lists = {random_values(size, 2.0f, 2), random_values(size, 3.0f, 3),
+                                                   random_values(size, 1.0f, 4)};
+    const float* const weights[3] = {lists[0].data(), lists[1].data(), lists[2].data()};
+    std::vector<float> in_place = x;
+    float sums[3];
+    kRowsScalar.weighted_squares(in_place.data(), weights, size, sums);
+    for (std::size_t k = 0; k < 3; ++k) {
+      double exact = 0.0, magnitude = 0.0;
+      for (std::size_t i = 0; i < size; ++i) {
+        const double term = static_cast<double>(x[i]) * static_cast<double>(x[i]) * static_cast<double>(lists[k][i]);
+        exact += term;
+        magnitude += std::abs(term);
+      }
+      // Two products of a term, and at most size / 16 + 5 sums on its way.
+      CHECK(std::abs(static_cast<double>(sums[k]) - exact) <=
+            (static_cast<double>(size) / 16.0 + 8.0) * 0x1p-24 * magnitude);
+    }
+    for (std::size_t i = 0; i < size; ++i) CHECK(in_place[i] == x[i] * x[i] * lists[0][i]);
+  }
+}
+
 TEST_CASE("row kernels give the same bits in every table", "[rows]") {
   for (const KernelTable* table : supported_kernels()) {
     INFO(table->name);
@@ -111,6 +135,13 @@ TEST_CASE("row kernels give the same bits in every table", "[rows]") {
       same([&](const RowKernels& rows, auto& out) { rows.rotate(x.data(), &y[0], &y[size], size, out.data()); });
       same([&](const RowKernels& rows, auto& out) { rows.swiglu(y.data(), x.data(), size, out.data()); });
       same([&](const RowKernels& rows, auto& out) { rows.add(x.data(), size, out.data()); });
+      same([&](const RowKernels& rows, auto& out) {
+        std::copy_n(x.begin(), size, out.begin());
+        const float* const weights[3] = {y.data(), y.data() + size, x.data() + size};
+        float sums[3];
+        rows.weighted_squares(out.data(), weights, size, sums);
+        std::copy_n(sums, std::min<std::size_t>(3, size), out.begin() + static_cast<std::ptrdiff_t>(size));
+      });
       same([&](const RowKernels& rows, auto& out) {
         rows.to_bfloat16(y.data(), size, reinterpret_cast<std::uint16_t*>(out.data()));
         rows.to_float16(y.data(), size, reinterpret_cast<std::uint16_t*>(out.data() + size));
