@@ -1,6 +1,7 @@
 // parse_options: CLI11 takes the command line apart by the option table; values are read and checked here.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -66,6 +67,19 @@ Result<std::uint64_t> read_count(const OptionSpec& row, std::string_view text) {
   return *number;
 }
 
+// "20000000", "20M", "1.5GB".
+Result<std::uint64_t> read_bytes(std::string_view text) {
+  static constexpr std::array<std::pair<std::string_view, double>, 7> kUnits{
+      {{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"K", 0x1p10}, {"M", 0x1p20}, {"G", 0x1p30}, {"", 1.0}}};
+  for (const auto& [unit, factor] : kUnits) {
+    if (!text.ends_with(unit)) continue;
+    const auto number = read_whole<double>(text.substr(0, text.size() - unit.size()));
+    if (number && *number > 0 && *number * factor < 0x1p53) return static_cast<std::uint64_t>(*number * factor);
+    break;
+  }
+  return Error(ErrorCode::kUsage, "is not a size: bytes, or a number with K, M, G, kB, MB or GB, such as 20M");
+}
+
 Result<double> read_number(const OptionSpec& row, std::string_view text) {
   const auto number = read_whole<double>(text);
   if (!number || !std::isfinite(*number) || *number < row.minimum || *number > row.maximum) {
@@ -88,8 +102,8 @@ Status check_text(const OptionSpec& row, std::string_view text) {
         std::any_of(row.choices.begin(), row.choices.end(), [text](const char* choice) { return text == choice; });
     if (!known) return Error(ErrorCode::kUsage, "is not " + joined(row.choices));
   }
-  if (row.kind == ValueKind::kCodec && !core::parse_codec_name(text)) {
-    return Error(ErrorCode::kUsage, "is not a codec: f16, or kAvB with A and B from 1 to 8, such as k5v4");
+  if (row.kind == ValueKind::kCodec && text != "auto" && !core::parse_codec_name(text)) {
+    return Error(ErrorCode::kUsage, "is not a codec: auto, f16, or kAvB with A and B from 1 to 8, such as k5v4");
   }
   if (row.kind == ValueKind::kPath && text.empty()) return Error(ErrorCode::kUsage, "is not a path");
   return {};
@@ -115,7 +129,7 @@ struct Store {
     return {};
   }
   Status operator()(std::optional<std::uint64_t> Options::*field) const {
-    POLYKV_TRY(options.*field, read_count(row, text));
+    POLYKV_TRY(options.*field, row.kind == ValueKind::kBytes ? read_bytes(text) : read_count(row, text));
     return {};
   }
   Status operator()(double Options::*field) const {

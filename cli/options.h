@@ -43,7 +43,10 @@ struct Options {
   std::uint32_t threads = 0;  // 0: what affinity and cgroup quota allow
 
   // build.
-  std::string codec;                  // a name core::parse_codec_name knows
+  std::string codec;                  // "auto" or a name core::parse_codec_name knows
+  double bits = 0;                    // 0: not given
+  std::optional<std::uint64_t> size;  // bytes
+  double max_kld = 0;                 // 0: not given
   std::optional<std::string> system;  // nullopt: what the template itself inserts
   std::string prefill_type;           // "f32", "bf16"; empty: the faster one on this CPU
   std::uint32_t mode = 0;             // permission bits of the pool
@@ -72,9 +75,10 @@ enum class ValueKind : std::uint8_t {
   kHint,  // text; `choices` are only offered by completion
   kPath,
   kChoice,  // one of `choices`
-  kCodec,   // a codec pair's name
+  kCodec,   // auto, or a codec pair's name
   kCount,   // an integer, minimum to maximum
   kNumber,  // minimum to maximum
+  kBytes,   // a size: a number, and K, M, G (1024) or kB, MB, GB (1000)
   kOctal,   // permission bits
 };
 

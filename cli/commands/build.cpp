@@ -77,6 +77,20 @@ runtime::NumberType prefill_type(const Options& options) {
   return options.prefill_type == "bf16" ? runtime::NumberType::kBF16 : runtime::NumberType::kF32;
 }
 
+// --codec, and what a plan is to keep within.
+format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
+  runtime::CodecChoice choice;
+  if (options.codec != "auto") choice.fixed = core::parse_codec_name(options.codec);
+  if (options.bits > 0) choice.bits_per_value = options.bits;
+  choice.pool_bytes = options.size;
+  if (options.max_kld > 0) choice.max_kld = options.max_kld;
+  const int num_limits = (options.bits > 0) + options.size.has_value() + (options.max_kld > 0);
+  if (num_limits > 1) return Error(ErrorCode::kUsage, "build: only one of --bits, --size and --max-kld");
+  if (num_limits > 0 && choice.fixed)
+    return Error(ErrorCode::kUsage, "build: --bits, --size and --max-kld need --codec auto, not " + options.codec);
+  return choice;
+}
+
 // What was built, for a person: one line.
 std::string summary(const runtime::BuildReport& built, double total_ms) {
   char text[160];
@@ -106,6 +120,8 @@ int run_build(const Options& options, Report& report) {
   if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.output, ignored))) {
     return report.error(options.output, Error(ErrorCode::kExists, "exists already; --force replaces it"));
   }
+  const auto choice = codec_choice(options);
+  if (!choice) return report.error({}, choice.error());
   std::vector<Document> documents;
   for (const std::string& path : options.operands) {
     auto document = read_document(path);
@@ -122,8 +138,7 @@ int run_build(const Options& options, Report& report) {
       runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
-  const runtime::BuildRequest request{
-      &*model, &*chat, options.system, documents, *core::parse_codec_name(options.codec), source_date_epoch()};
+  const runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());
   const std::size_t num_tokens = prompt->tokens.ids.size();

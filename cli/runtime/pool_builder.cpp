@@ -49,6 +49,8 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   return identity;
 }
 
+std::uint32_t tail_begin(std::uint32_t num_tokens) { return num_tokens - std::min<std::uint32_t>(256, num_tokens / 4); }
+
 // One build, step by step.
 class Build {
  public:
@@ -81,11 +83,11 @@ class Build {
  private:
   // What is made from the whole document before the first page is quantized, or measured against the uncompressed
   // values after the last one.
-  bool needs_spool() const { return request_.probe; }
+  bool needs_spool() const { return request_.probe || request_.codec.needs_sensitivities(); }
 
   // Each layer is quantized as the prefill hands it on.
   Status build_at_once() {
-    const CodecPlan plan = uniform_plan(shape_, request_.codec);
+    const CodecPlan plan = uniform_plan(shape_, *request_.codec.fixed);
     POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
     LayerWriter layers(shape_, plan, writer, workers_);
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
@@ -121,9 +123,14 @@ class Build {
   }
 
   // The codecs of each (layer, kv_head), from what the prefill made of the document.
-  format::Result<CodecPlan> choose_plan(KvSpool&) {
+  format::Result<CodecPlan> choose_plan(const KvSpool& spool) {
+    const CodecChoice& choice = request_.codec;
     POLYKV_CHECK_STATUS(progress("plan", 0.0));
-    return uniform_plan(shape_, request_.codec);
+    if (choice.fixed) return uniform_plan(shape_, *choice.fixed);
+    POLYKV_TRY(const std::vector<Sensitivity> sensitivities,
+               measure_sensitivity(request_.model->file, spool.pool(), ids_, tail_begin(shape_.num_tokens), workers_,
+                                   [&](double share) { return progress("plan", share).has_value(); }));
+    return plan_of_bits(shape_, sensitivities, choice.bits_per_value.value_or(kDefaultBits));
   }
 
   format::Result<format::PoolWriter> create_writer(const CodecPlan& plan) {

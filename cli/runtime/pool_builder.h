@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/runtime/codec_choice.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/model_runner.h"
 #include "cli/runtime/prompt.h"
@@ -32,7 +33,7 @@ struct BuildRequest {
   const ChatTemplate* chat;
   std::optional<std::string> system;
   std::span<const Document> documents;
-  core::CodecPair codec;
+  CodecChoice codec;
   std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
   bool probe = false;     // measure what compression did, and keep it in the pool
   // What comes after the prefill, by name ("quantize", ...), and the share of it that is done. Returning false stops

@@ -41,7 +41,7 @@ constexpr double kMostAdded = 0.00003;
 // .000006). Measured here: .000002; with queries in 8 bits .00002 to .00007.
 constexpr double kMostApart = 0.00001;
 
-using tests::MemoryPool;
+using tests::QuantizedPool;
 
 std::uint16_t rounded(float value, bool far_neighbour) {
   const std::uint16_t nearest = core::float_to_float16(value);
@@ -53,7 +53,7 @@ std::uint16_t rounded(float value, bool far_neighbour) {
 
 // What the pool's pages hold, rounded to the nearest float16, or with `far_neighbour` to the one on the value's other
 // side; the sinks as in `kv`.
-Collected restored(const MemoryPool& pool, const Collected& kv, bool far_neighbour) {
+Collected restored(const QuantizedPool& pool, const Collected& kv, bool far_neighbour) {
   Collected result = kv;
   const format::KvShape& shape = pool.shape();
   const std::size_t dim = shape.head_dim, count = pool.num_positions();
@@ -78,14 +78,14 @@ class Scene {
 
   void prefill(PrefillRunner& runner, NumberType type) { REQUIRE(text_.prefill(runner, type)); }
 
-  MemoryPool pool(const Collected& kv, const char* codec) const {
-    auto pool = MemoryPool::make(kv, text_.shape(), tests::same_codec(text_.shape(), *core::parse_codec_name(codec)));
+  QuantizedPool pool(const Collected& kv, const char* codec) const {
+    auto pool = QuantizedPool::make(kv, text_.shape(), tests::same_codec(text_.shape(), *core::parse_codec_name(codec)));
     REQUIRE(pool.has_value());
     return std::move(*pool);
   }
 
   // Logits [count][vocab_size] of the first `count` scored positions.
-  std::vector<float> logits(const MemoryPool& pool, std::size_t count) const {
+  std::vector<float> logits(const QuantizedPool& pool, std::size_t count) const {
     auto logits = text_.logits(pool, count);
     REQUIRE(logits.has_value());
     return std::move(*logits);
@@ -118,7 +118,7 @@ class Scene {
 };
 
 // The same bits from every table, so what is measured with one holds for all. Few positions: scalar is slow.
-void check_tables(Scene& scene, const MemoryPool& pool, std::span<const float> expected) {
+void check_tables(Scene& scene, const QuantizedPool& pool, std::span<const float> expected) {
   constexpr std::size_t kPositions = 8;
   const auto first = expected.first(kPositions * scene.vocab_size());
   for (const core::KernelTable* table : core::supported_kernels()) {
@@ -133,7 +133,7 @@ void check_tables(Scene& scene, const MemoryPool& pool, std::span<const float> e
 
 void check_codec(Scene& scene, const std::vector<float>& exact, const char* name) {
   const std::size_t count = scene.num_scored();
-  const MemoryPool pool = scene.pool(scene.kv(), name);
+  const QuantizedPool pool = scene.pool(scene.kv(), name);
   const std::vector<float> packed = scene.logits(pool, count);
   const Collected values = restored(pool, scene.kv(), false), far_values = restored(pool, scene.kv(), true);
   const std::vector<float> restored_logits = scene.logits(scene.pool(values, "f16"), count);

@@ -7,7 +7,7 @@
 #include "cli/runtime/step_runner.h"
 #include "core/float16.h"
 #include "tests/support/catch.h"
-#include "tests/support/memory_pool.h"
+#include "tests/support/quantized_pool.h"
 
 namespace polykv::tests {
 

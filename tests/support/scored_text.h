@@ -9,7 +9,7 @@
 
 #include "cli/runtime/model_runner.h"
 #include "cli/runtime/step_runner.h"
-#include "tests/support/memory_pool.h"
+#include "tests/support/quantized_pool.h"
 
 namespace polykv::tests {
 
@@ -56,7 +56,7 @@ class ScoredText {
   }
 
   // [count][vocab_size], of the first `count` scored positions.
-  format::Result<std::vector<float>> logits(const MemoryPool& pool, std::size_t count) const {
+  format::Result<std::vector<float>> logits(const QuantizedPool& pool, std::size_t count) const {
     const core::KvPool view = pool.view();
     return logits_after(*model_, view, std::span(fed_).first(count), *workers_);
   }

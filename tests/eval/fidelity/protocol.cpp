@@ -19,7 +19,7 @@ using format::ErrorCode;
 using format::Status;
 using runtime::DivergenceMeter;
 using tests::CodecsOfHeads;
-using tests::MemoryPool;
+using tests::QuantizedPool;
 using tests::ScoredText;
 
 constexpr std::size_t kWindowTokens = kPrefixTokens + kScoredTokens + 1;  // the last one is a target only
@@ -60,7 +60,7 @@ bool is_plan(std::string_view name) { return name.starts_with(kPlanPrefix); }
 Status score(const Protocol& protocol, const ScoredText& text, std::span<const runtime::Sensitivity> sensitivities,
              std::span<const float> reference, Measured& measured) {
   POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), sensitivities));
-  POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), std::move(codecs)));
+  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs)));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
@@ -84,7 +84,7 @@ Status measure_window(const Protocol& protocol, std::size_t window, std::vector<
     return in_place("prefill: ", status.error());
   say("reference");
   const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
-  POLYKV_TRY(const MemoryPool pool, MemoryPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
+  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(const std::vector<float> reference, text.logits(pool, kScoredTokens));
   std::vector<runtime::Sensitivity> sensitivities;
   if (std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); })) {

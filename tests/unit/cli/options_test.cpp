@@ -39,7 +39,7 @@ TEST_CASE("build: defaults") {
   CHECK(options.operands == Words{"a.txt"});
   CHECK(options.output == "a.pkv");
   CHECK(options.model.empty());
-  CHECK(options.codec == "k5v4");
+  CHECK(options.codec == "auto");
   CHECK(options.template_name == "auto");
   CHECK_FALSE(options.system.has_value());
   CHECK(options.prefill_type.empty());
@@ -163,12 +163,26 @@ TEST_CASE("a variable stands in for an option, and a flag wins") {
   CHECK(options.threads == 1);
   CHECK(options.quiet);
   CHECK_FALSE(options.trust);
-  CHECK(options.codec == "k5v4");
+  CHECK(options.codec == "auto");
   CHECK(refusal({"verify", "a"}, {{"POLYKV_QUIET", "perhaps"}}) ==
         "verify: POLYKV_QUIET: 'perhaps' is neither 1 nor 0");
   CHECK(refusal({"ask", "a"}, {{"POLYKV_TEMP", "hot"}}) == "ask: POLYKV_TEMP: 'hot' is not a number from 0 to 100");
   // build's template may be in the environment without every `ask` being refused.
   CHECK(parsed({"ask", "a"}, {{"POLYKV_TEMPLATE", "chatml"}}).template_name.empty());
+}
+
+TEST_CASE("sizes in bytes, with units of 1024 and of 1000") {
+  const auto size_of = [](const char* text) { return parsed({"build", "a", "-o", "b", "--size", text}).size; };
+  CHECK(size_of("20000000") == 20000000);
+  CHECK(size_of("20M") == 20u << 20);
+  CHECK(size_of("1.5MB") == 1500000);
+  CHECK(size_of("3K") == 3072);
+  CHECK_FALSE(parsed({"build", "a", "-o", "b"}).size.has_value());
+  for (const char* text : {"0", "-3", "M", "3Q", "3MBB", "1e300G", "3 M"}) {
+    CHECK(refusal({"build", "a", "-o", "b", "--size", text}) ==
+          "build: --size: '" + std::string(text) +
+              "' is not a size: bytes, or a number with K, M, G, kB, MB or GB, such as 20M");
+  }
 }
 
 TEST_CASE("usage errors are one line with the nearest name") {
@@ -194,7 +208,7 @@ TEST_CASE("values are checked where they are read") {
     return refusal({"build", "a", "-o", "b", option, value});
   };
   CHECK(build("--codec", "k9v1") ==
-        "build: --codec: 'k9v1' is not a codec: f16, or kAvB with A and B from 1 to 8, such as k5v4");
+        "build: --codec: 'k9v1' is not a codec: auto, f16, or kAvB with A and B from 1 to 8, such as k5v4");
   CHECK(build("--mode", "0888").starts_with("build: --mode: '0888' is not a mode"));
   CHECK(build("--mode", "0200").starts_with("build: --mode"));
   CHECK(build("--mode", "01777").starts_with("build: --mode"));

@@ -9,14 +9,14 @@
 #include "cli/runtime/step_runner.h"
 #include "core/float16.h"
 #include "core/kernels/kernels.h"
-#include "tests/support/memory_pool.h"
+#include "tests/support/quantized_pool.h"
 #include "tests/support/step_logits.h"
 
 namespace polykv::runtime {
 namespace {
 
 using tests::Collected;
-using tests::MemoryPool;
+using tests::QuantizedPool;
 
 constexpr std::uint32_t kTokens = 700;  // a partial of 512 positions and a short one; 175 rows in three steps
 
@@ -24,7 +24,7 @@ struct Scene {
   ModelFile model;
   Collected kv;
   format::KvShape shape;
-  MemoryPool pool;
+  QuantizedPool pool;
   std::vector<std::uint32_t> tokens;
 };
 
@@ -44,7 +44,7 @@ Scene make_scene(const std::string& name) {
   std::vector<std::uint32_t> tokens;
   for (std::uint32_t i = 0; i < kTokens; ++i)
     tokens.push_back(static_cast<std::uint32_t>(random() % config.vocab_size));
-  auto pool = MemoryPool::make(kv, shape, tests::same_codec(shape, {format::kCodecF16, format::kCodecF16}));
+  auto pool = QuantizedPool::make(kv, shape, tests::same_codec(shape, {format::kCodecF16, format::kCodecF16}));
   REQUIRE(pool.has_value());
   return {std::move(*model), std::move(kv), shape, std::move(*pool), std::move(tokens)};
 }

@@ -1,5 +1,5 @@
 // A pool in memory counts its bytes as `stats` counts a file's, and gives back what it was made of.
-#include "tests/support/memory_pool.h"
+#include "tests/support/quantized_pool.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -38,7 +38,7 @@ Collected collected(const PoolRecipe& recipe) {
 }
 
 // Of keys and values after the sinks, relative to their size.
-double relative_error(const MemoryPool& pool, const Collected& kv, std::uint32_t layer, std::uint32_t head) {
+double relative_error(const QuantizedPool& pool, const Collected& kv, std::uint32_t layer, std::uint32_t head) {
   const std::size_t dim = pool.shape().head_dim, count = pool.num_positions() * dim;
   std::vector<float> keys(count), values(count);
   pool.dequantize_head(layer, head, keys, values);
@@ -70,7 +70,7 @@ TEST_CASE("a pool in memory has the kv_bytes of the same pool in a file") {
       REQUIRE(reader.has_value());
       const auto memory = cli::measure_pool_memory(*reader);
       REQUIRE(memory.has_value());
-      const auto pool = MemoryPool::make(collected(recipe), recipe.shape, same_codec(recipe.shape, recipe.codec));
+      const auto pool = QuantizedPool::make(collected(recipe), recipe.shape, same_codec(recipe.shape, recipe.codec));
       REQUIRE(pool.has_value());
       CHECK(pool->kv_bytes() == memory->kv_bytes);
       CHECK(pool->bits_per_value() ==
@@ -84,7 +84,7 @@ TEST_CASE("a pool in memory keeps every head in its own codec") {
   CodecsOfHeads codecs;
   for (const char* name : {"k7v7", "f16", "k2v2", "k8v8"}) codecs.push_back(*core::parse_codec_name(name));
   const Collected kv = collected(recipe);
-  const auto pool = MemoryPool::make(kv, recipe.shape, codecs);
+  const auto pool = QuantizedPool::make(kv, recipe.shape, codecs);
   REQUIRE(pool.has_value());
   // Uniform codes at 7 bits are off by 1 % to 2 %, at 8 by half as much; two bits of Lloyd-Max by .34 (its mean squared
   // error is .118), of the keys' deviation from their mean and of the values.

@@ -29,11 +29,11 @@ inline CodecsOfHeads same_codec(const format::KvShape& shape, core::CodecPair co
   return CodecsOfHeads(std::size_t{shape.num_layers} * shape.num_kv_heads, codec);
 }
 
-class MemoryPool {
+class QuantizedPool {
  public:
   // kv holds the shape's positions; `codecs` one pair a head. Errors: as core::quantize_run.
-  static format::Result<MemoryPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs) {
-    MemoryPool pool(shape, std::move(codecs));
+  static format::Result<QuantizedPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs) {
+    QuantizedPool pool(shape, std::move(codecs));
     POLYKV_TRY(const std::uint64_t num_bytes, pool.layout_.place(shape));
     pool.pages_.resize(num_bytes);
     for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
@@ -74,7 +74,7 @@ class MemoryPool {
   std::uint32_t num_positions() const { return shape_.num_tokens - num_sinks(); }  // of each run
 
  private:
-  MemoryPool(const format::KvShape& shape, CodecsOfHeads codecs)
+  QuantizedPool(const format::KvShape& shape, CodecsOfHeads codecs)
       : shape_(shape),
         codecs_(std::move(codecs)),
         layout_(format::Layout::uniform(shape, 0, format::kCodecF16, format::kCodecF16)) {
