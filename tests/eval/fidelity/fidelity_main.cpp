@@ -92,7 +92,7 @@ format::Status compare_pools(const Options& options, const runtime::Model& model
                               .prefill = "as the pools say",
                               .kernels = core::active_kernels().name,
                               .reference = options.names.front(),
-                              .prefix_tokens = 0,
+                              .prefix_tokens = all.front().prefix_tokens,
                               .scored_tokens = tokens.size() - 1,
                               .offsets = {0}};
   print(options, setting, all);
@@ -115,7 +115,7 @@ format::Status run_protocol(const Options& options, const runtime::Model& model,
                               .prefill = type + " by " + prefill.runner->version(),
                               .kernels = core::active_kernels().name,
                               .reference = "f16",
-                              .prefix_tokens = eval::kPrefixTokens,
+                              .prefix_tokens = all.front().prefix_tokens,
                               .scored_tokens = eval::kScoredTokens,
                               .offsets = offsets};
   print(options, setting, all);

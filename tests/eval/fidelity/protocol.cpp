@@ -188,7 +188,7 @@ format::Result<CodecsOfHeads> choose(std::string_view name, const format::KvShap
 
 format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names) {
   std::vector<Measured> all;
-  for (const std::string& name : names) all.push_back({.name = name});
+  for (const std::string& name : names) all.push_back({.name = name, .prefix_tokens = kPrefixTokens});
   for (std::size_t window = 0; window < protocol.offsets.size(); ++window)
     POLYKV_CHECK_STATUS(measure_window(protocol, window, all));
   return all;
@@ -214,7 +214,7 @@ format::Result<std::vector<Measured>> measure_pools(const runtime::Model& model,
     if (reference.empty()) reference = *logits;
     const auto memory = cli::measure_pool_memory(*pool->reader);
     if (!memory) return in_pool(path, memory.error());
-    Measured measured{.name = path};
+    Measured measured{.name = path, .prefix_tokens = pool->reader->shape().num_tokens};
     measured.bits_per_value = 16.0 * static_cast<double>(memory->kv_bytes) / static_cast<double>(memory->f16_kv_bytes);
     measured.meter.add(reference, *logits, targets, workers);
     measured.last_ends.push_back(measured.meter.positions().size());

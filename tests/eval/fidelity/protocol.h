@@ -30,6 +30,7 @@ struct MeanAndError {
 // One codec, plan or pool over all windows.
 struct Measured {
   std::string name;
+  std::size_t prefix_tokens = 0;            // compressed, of each window
   double bits_per_value = 0.0;              // mean over the windows; everything counted, as `stats` does
   runtime::DivergenceMeter meter = {};      // windows one after the other
   std::vector<std::size_t> last_ends = {};  // [window]: how many of the meter's positions are its own and those before

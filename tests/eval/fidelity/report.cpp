@@ -79,7 +79,7 @@ std::string as_text(const Setting& setting, std::span<const Measured> all) {
   const int columns = static_cast<int>(width);
   std::string out = formatted("%s on %s, kernels %s, prefill %s\n", setting.model.c_str(), setting.text.c_str(),
                               setting.kernels.c_str(), setting.prefill.c_str());
-  out += formatted("%zu windows: %zu tokens compressed, the next %zu scored against %s\n", setting.offsets.size(),
+  out += formatted("%zu window(s): %zu tokens compressed, the next %zu scored against %s\n", setting.offsets.size(),
                    setting.prefix_tokens, setting.scored_tokens, setting.reference.c_str());
   out += formatted("%-*s  %6s  %8s %8s %8s  %6s  %6s  %6s  %6s  %8s %6s %6s\n", columns, "codec", "bits", "KLD mean",
                    "+-", "windows", "99 %", "max", "same %", "dp %", "PPL %", "+-", "wind.");
