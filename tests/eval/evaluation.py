@@ -111,4 +111,4 @@ def mean_and_error(values):
 
 def plus_minus(values, digits=4):
     mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f} +- {error:.{digits}f}"
+    return f"{mean:.{digits}f}" if math.isnan(error) else f"{mean:.{digits}f} +- {error:.{digits}f}"
