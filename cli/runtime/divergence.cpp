@@ -47,7 +47,8 @@ template <typename Value>
 Mean mean_of(std::span<const DivergenceMeter::Position> positions, const Value& value) {
   const auto count = static_cast<double>(positions.size());
   Mean result;
-  for (const auto& position : positions) result.mean += value(position) / count;
+  for (const auto& position : positions) result.mean += value(position);
+  result.mean /= count;
   if (positions.size() < 2) return result;
   double squares = 0.0;
   for (const auto& position : positions) squares += (value(position) - result.mean) * (value(position) - result.mean);

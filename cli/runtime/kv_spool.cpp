@@ -36,7 +36,8 @@ format::Result<KvSpool> KvSpool::create(const std::filesystem::path& path, const
   if (!writer && writer.error().code == format::ErrorCode::kNoSpace) {
     return format::Error(writer.error().code, writer.error().message + ": uncompressed keys and values, " +
                                                   std::to_string(kv_bytes(shape) / 1000000 + 1) +
-                                                  " MB, lie in the folder of the output until they are compressed");
+                                                  " MB, are kept in a temporary file in the folder " +
+                                                  (path.has_parent_path() ? path.parent_path().string() : "."));
   }
   if (!writer) return std::move(writer).error();
   return KvSpool(shape, std::move(writer).value(), workers);

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 
 #include "cli/runtime/codec_plan.h"
+#include "cli/runtime/fidelity_json.h"
 #include "cli/runtime/kv_spool.h"
 #include "cli/runtime/layer_writer.h"
+#include "cli/runtime/probes.h"
+#include "core/kernels/kernels.h"
+#include "core/pool.h"
 
 namespace polykv::runtime {
 namespace {
@@ -16,6 +21,11 @@ using format::ErrorCode;
 using format::Status;
 
 constexpr std::uint64_t kMaxSourceBytes = std::uint64_t{1} << 30;
+
+// What probes may take, of the prefill's time: less than half, so that plan, quantizing and probes together stay near
+// the prefill's own time.
+constexpr double kProbeShare = 0.35;
+constexpr double kLeastProbeMs = 1000.0;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -64,6 +74,7 @@ class Build {
         writer_options_(writer_options),
         workers_(workers),
         ids_(prompt_.tokens.ids),
+        open_text_(prompt_.open_prefix + std::string(prompt_.tokens.open_text())),
         shape_{request.model->config().num_layers, request.model->config().num_kv_heads,
                request.model->config().head_dim, static_cast<std::uint32_t>(ids_.size())} {
     report_.tokens = shape_.num_tokens;
@@ -159,8 +170,24 @@ class Build {
     return {};
   }
 
-  // What compression did, as JSON; empty if it is not to be measured.
-  format::Result<std::string> measure(const KvSpool&, format::PoolWriter&) { return std::string(); }
+  // What compression did, as JSON.
+  format::Result<std::string> measure(const KvSpool& spool, format::PoolWriter& writer) {
+    POLYKV_TRY(const format::WrittenValues values, writer.written());
+    const core::KvPool pages({.shape = shape_,
+                              .num_sinks = std::min(shape_.num_tokens, format::kNumSinks),
+                              .layout = &writer.layout(),
+                              .pages = values.pages,
+                              .sinks = values.sinks,
+                              .means = values.means});
+    ProbeRequest probes{*request_.model, *request_.chat, open_text_, ids_, spool.pool(), pages};
+    probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
+    probes.on_progress = [&](double share) { return progress("probe", share).has_value(); };
+    POLYKV_TRY(const Fidelity fidelity, run_probes(probes, workers_));
+    return fidelity_json(fidelity,
+                         {number_type_name(prefill_options_.type), runner_.version(), core::active_kernels().name},
+                         shape_.num_tokens)
+        .dump();
+  }
 
   Status publish(format::PoolWriter& writer, const std::string& fidelity) {
     POLYKV_CHECK_STATUS(progress("write", 0.0));
@@ -176,6 +203,7 @@ class Build {
   const format::WriterOptions& writer_options_;
   core::Workers& workers_;
   const std::vector<std::uint32_t> ids_;
+  const std::string open_text_;
   const format::KvShape shape_;
   BuildReport report_;
 };
