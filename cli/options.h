@@ -37,7 +37,7 @@ struct Options {
   std::string output;  // "-" is stdout, for export only
   bool force = false;
 
-  // build, ask and bench.
+  // build, ask, stats and bench.
   std::string model;          // a path; empty: the user's index, then the default model
   std::string template_name;  // build: "auto", "none" or a family. ask: "" (as the pool says) or "none"
   std::uint32_t threads = 0;  // 0: what affinity and cgroup quota allow
@@ -50,6 +50,7 @@ struct Options {
   std::optional<std::string> system;  // nullopt: what the template itself inserts
   std::string prefill_type;           // "f32", "bf16"; empty: the faster one on this CPU
   std::uint32_t mode = 0;             // permission bits of the pool
+  bool no_probe = false;
 
   // ask.
   std::uint32_t max_tokens = 0;
@@ -66,6 +67,8 @@ struct Options {
   bool digest = false;       // verify
   std::uint32_t agents = 0;  // ask: questions in work at once; stats: readers to reckon with
   bool live = false;         // stats
+  bool measure = false;      // stats
+  std::string text;          // stats: a file; empty: none
   bool man = false;          // help: print the man page's source
 };
 

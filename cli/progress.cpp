@@ -36,14 +36,15 @@ std::string progress_line(std::string_view note, std::uint64_t done, std::uint64
   std::string line(note);
   if (total > 0) {
     const auto percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
-    line += "  " + std::to_string(percent) + "%  ";
-    line += (unit == "B" ? short_bytes(done) : with_commas(done)) + " of " + amount(total, unit);
+    line += "  " + std::to_string(percent) + "%";
+    if (unit != "%")
+      line += "  " + (unit == "B" ? short_bytes(done) : with_commas(done)) + " of " + amount(total, unit);
   } else {
     line += "  " + amount(done, unit);
   }
   if (done_since_start == 0 || seconds_since_start < 0.2) return line;
   const double speed = static_cast<double>(done_since_start) / seconds_since_start;
-  line += "  " + amount(static_cast<std::uint64_t>(speed), unit) + "/s";
+  if (unit != "%") line += "  " + amount(static_cast<std::uint64_t>(speed), unit) + "/s";
   if (total > done) line += "  " + duration(static_cast<double>(total - done) / speed) + " left";
   return line;
 }

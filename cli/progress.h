@@ -21,8 +21,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // `done` of `total` (0: not known) `unit`s of the work called `note`. "B" is shown as kB, MB, ...; a new note starts
-  // the clock of speed and time left again. Cheap to call often.
+  // `done` of `total` (0: not known) `unit`s of the work called `note`. "B" is shown as kB, MB, ...; "%" is work
+  // without units, `total` 100; a new note starts the clock of speed and time left again. Cheap to call often.
   void update(std::uint64_t done, std::uint64_t total, std::string_view unit, std::string_view note) {
     update_at(Clock::now(), done, total, unit, note);
   }

@@ -30,7 +30,7 @@ int run_ask(const Options& options, Report& report) {
   if (options.json) {
     if (const format::Status status = questions.require_single(); !status) return report.error({}, status.error());
   }
-  auto desk = open_desk(options, report);
+  auto desk = open_desk(options.operands.front(), options, report);
   if (!desk) return report.error(options.operands.front(), desk.error());
   if (questions.from_terminal()) report.notice({}, "type a question a line; Ctrl-D ends");
   const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - kProcessStart).count();

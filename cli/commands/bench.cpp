@@ -114,7 +114,7 @@ class Bench {
     desk_.reset();
     POLYKV_CHECK_STATUS(check_stop());
     const Clock::time_point begin = Clock::now();
-    POLYKV_TRY(desk_, open_desk(options_, report));
+    POLYKV_TRY(desk_, open_desk(options_.operands.front(), options_, report));
     const double open_ms = ms_since(begin);
     Agents agent(*desk_, 1, desk_->pages.shape().num_tokens);
     POLYKV_CHECK_STATUS(agent.step());

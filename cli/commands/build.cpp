@@ -105,9 +105,9 @@ nlohmann::ordered_json to_json(const std::string& pool, const runtime::BuildRepo
           {"tokens", built.tokens},
           {"prefill_ms", built.prefill_ms},
           {"prefill_tok_s", built.tokens / (built.prefill_ms / 1000.0)},
-          {"plan_ms", 0.0},
+          {"plan_ms", built.plan_ms},
           {"quantize_ms", built.quantize_ms},
-          {"probe_ms", 0.0},
+          {"probe_ms", built.probe_ms},
           {"total_ms", total_ms},
           {"pool_bytes", built.pool_bytes}};
 }
@@ -138,7 +138,8 @@ int run_build(const Options& options, Report& report) {
       runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
-  const runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
+  runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
+  request.probe = !options.no_probe;
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());
   const std::size_t num_tokens = prompt->tokens.ids.size();
@@ -151,6 +152,10 @@ int run_build(const Options& options, Report& report) {
 
   Progress progress(report);
   core::Workers workers(options.threads != 0 ? options.threads : core::default_num_threads());
+  request.on_progress = [&](const char* work, double share) {
+    progress.update(static_cast<std::uint64_t>(std::llround(100 * share)), 100, "%", work);
+    return !stop_requested();
+  };
   runtime::PrefillOptions prefill{
       prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
         progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,

@@ -19,8 +19,7 @@ std::uint32_t model_owner(const Options& options) {
 
 }  // namespace
 
-format::Result<std::unique_ptr<Desk>> open_desk(const Options& options, Report& report) {
-  const std::string& path = options.operands.front();
+format::Result<std::unique_ptr<Desk>> open_desk(const std::string& path, const Options& options, Report& report) {
   POLYKV_TRY(auto pool, open_pool_file(path, options.trust, report, model_owner(options)));
   const format::Identity& identity = pool->reader.identity();
   if (options.template_name == "none" && identity.get("template.name") != "none") {

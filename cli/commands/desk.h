@@ -44,7 +44,7 @@ struct Desk {
   format::Status unchanged_;
 };
 
-// Opens pool and model and checks that they fit each other.
-format::Result<std::unique_ptr<Desk>> open_desk(const Options& options, Report& report);
+// Opens the pool at `path` and its model and checks that they fit each other.
+format::Result<std::unique_ptr<Desk>> open_desk(const std::string& path, const Options& options, Report& report);
 
 }  // namespace polykv::cli

@@ -2,12 +2,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/desk.h"
+#include "cli/commands/fidelity_text.h"
 #include "cli/commands/live_readers.h"
+#include "cli/commands/measure.h"
 #include "cli/commands/pool_file.h"
 #include "cli/commands/pool_memory.h"
 
@@ -35,6 +40,16 @@ format::Result<ordered_json> parse_fidelity(std::string_view text) {
   }
   return json;
 }
+
+// What --measure found.
+struct Measurement {
+  ordered_json fidelity;
+  std::vector<Agreement> agreements;
+
+  bool agrees() const {
+    return std::all_of(agreements.begin(), agreements.end(), [](const Agreement& a) { return a.holds(); });
+  }
+};
 
 // The readers' sums.
 struct LiveTotal {
@@ -71,7 +86,8 @@ void add_live_json(const LiveReaders& live, std::uint64_t pool_bytes, ordered_js
 }
 
 ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uint32_t agents,
-                     const ordered_json& fidelity, const std::optional<LiveReaders>& live) {
+                     const ordered_json& fidelity, const std::optional<LiveReaders>& live,
+                     const std::optional<Measurement>& measurement) {
   const auto kv_bytes = static_cast<double>(memory.kv_bytes);
   ordered_json json = {{"schema", kSchema},
                        {"pool", path},
@@ -87,29 +103,15 @@ ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uin
       {"n", agents}, {"bytes", memory.pool_bytes}, {"without_sharing_bytes", agents * memory.f16_kv_bytes}};
   if (live) add_live_json(*live, memory.pool_bytes, json);
   json["fidelity"] = fidelity;
+  if (measurement) {
+    json["measured"] = measurement->fidelity;
+    json["agrees"] = measurement->agreements.empty() ? ordered_json() : ordered_json(measurement->agrees());
+  }
   return json;
 }
 
 std::string line(const std::string& name, const std::string& value) {
   return "  " + name + std::string(name.size() < 20 ? 20 - name.size() : 1, ' ') + value + "\n";
-}
-
-// A probe's numbers by their names in --json, several to a line.
-std::string fidelity_text(const ordered_json& fidelity) {
-  if (fidelity.is_null()) return line("fidelity", "not measured: the pool was built without probes");
-  std::string text = "  fidelity\n";
-  for (const auto& [name, probe] : fidelity.items()) {
-    if (!probe.is_object()) {
-      text += "    " + printable(name) + ": " + printable(probe.dump(-1, ' ', true)) + "\n";
-      continue;
-    }
-    std::string numbers;
-    for (const auto& [key, value] : probe.items()) {
-      numbers += (numbers.empty() ? "" : ", ") + printable(key) + " " + printable(value.dump(-1, ' ', true));
-    }
-    text += "    " + printable(name) + ": " + numbers + "\n";
-  }
-  return text;
 }
 
 std::string processes(std::size_t count, const char* one, const char* several) {
@@ -150,8 +152,21 @@ void notice_unreadable(const std::string& path, const std::vector<ProcessName>& 
                           names + (geteuid() == 0 ? "" : "; root may look"));
 }
 
+std::string measurement_text(const Measurement& measurement) {
+  std::string text = fidelity_text("measured now", measurement.fidelity);
+  for (const Agreement& one : measurement.agreements) {
+    char numbers[96];
+    std::snprintf(numbers, sizeof numbers, "apart by %.6f, at most %.6f", std::fabs(one.measured - one.stored),
+                  one.bound);
+    text += "    " + one.probe + ": " + numbers + (one.holds() ? ": agree\n" : ": DO NOT AGREE\n");
+  }
+  if (measurement.agreements.empty() && measurement.fidelity.contains("tail"))
+    text += "    the pool has no fidelity to compare it with\n";
+  return text;
+}
+
 std::string to_text(const PoolMemory& memory, std::uint32_t agents, const ordered_json& fidelity,
-                    const std::optional<LiveReaders>& live) {
+                    const std::optional<LiveReaders>& live, const std::optional<Measurement>& measurement) {
   std::string text = line("tokens", with_commas(memory.tokens)) + line("file", bytes_text(memory.pool_bytes));
   for (const PoolPart& part : memory.parts) {
     const std::string bytes = with_commas(part.bytes);
@@ -168,7 +183,20 @@ std::string to_text(const PoolMemory& memory, std::uint32_t agents, const ordere
   text += line(who, bytes_text(memory.pool_bytes) + " shared; " + bytes_text(agents * memory.f16_kv_bytes) +
                         " in float16 without sharing");
   if (live) text += live_text(*live, memory.pool_bytes);
-  return text + fidelity_text(fidelity);
+  text += fidelity.is_null() ? line("fidelity", "not measured: the pool was built without probes")
+                             : fidelity_text("fidelity, compressed against uncompressed", fidelity);
+  if (measurement) text += measurement_text(*measurement);
+  return text;
+}
+
+// Why the status is 1.
+Error disagreement(const Measurement& measurement) {
+  std::string probes;
+  for (const Agreement& one : measurement.agreements) {
+    if (!one.holds()) probes += (probes.empty() ? "" : ", ") + one.probe;
+  }
+  return Error(ErrorCode::kFailed, "what is measured now does not agree with what the pool says (" + probes +
+                                       "): build it again, or see whether the model or polykv changed");
 }
 
 // `pool` is closed, so that this process is none of its readers.
@@ -178,31 +206,54 @@ format::Result<LiveReaders> look_for_readers(std::unique_ptr<PoolFile> pool) {
   return find_live_readers("/proc", name);
 }
 
+// One pool; the exit status.
+format::Result<int> show_pool(const std::string& path, bool first, const Options& options, Report& report) {
+  std::unique_ptr<PoolFile> pool;
+  std::unique_ptr<Desk> desk;
+  if (options.measure) {
+    POLYKV_TRY(desk, open_desk(path, options, report));
+  } else {
+    POLYKV_TRY(pool, open_pool_file(path, options.trust, report));
+  }
+  const format::PoolReader& reader = (desk ? desk->pool : pool)->reader;
+  POLYKV_TRY(const PoolMemory memory, measure_pool_memory(reader));
+  POLYKV_TRY(const ordered_json fidelity, parse_fidelity(reader.fidelity()));
+  std::optional<Measurement> measurement;
+  if (desk) {
+    measurement.emplace();
+    POLYKV_TRY(measurement->fidelity, measure_fidelity(path, options, *desk, fidelity, report));
+    measurement->agreements = compare_fidelity(fidelity, measurement->fidelity);
+    pool = std::move(desk->pool);
+    desk.reset();
+  }
+  std::optional<LiveReaders> live;
+  if (options.live) {
+    POLYKV_TRY(live, look_for_readers(std::move(pool)));
+    notice_unreadable(path, live->unreadable, report);
+  }
+  if (options.json) {
+    report.print_line(to_json(path, memory, options.agents, fidelity, live, measurement));
+  } else {
+    report.print((first ? "" : "\n") + printable(path) + "\n" +
+                 to_text(memory, options.agents, fidelity, live, measurement));
+  }
+  if (!measurement || measurement->agrees()) return 0;
+  report.flush();
+  return report.error(path, disagreement(*measurement));
+}
+
 }  // namespace
 
 int run_stats(const Options& options, Report& report) {
+  if (!options.text.empty() && !options.measure) {
+    return report.error({}, Error(ErrorCode::kUsage, "--text needs --measure; see polykv stats --help"));
+  }
   bool first = true;
   return for_each_pool(options.operands, report, [&](const std::string& path) {
-    auto pool = open_pool_file(path, options.trust, report);
-    if (!pool) return report_pool_error(path, pool.error(), kSchema, options.json, report);
-    const auto memory = measure_pool_memory((*pool)->reader);
-    if (!memory) return report_pool_error(path, memory.error(), kSchema, options.json, report);
-    const auto fidelity = parse_fidelity((*pool)->reader.fidelity());
-    if (!fidelity) return report_pool_error(path, fidelity.error(), kSchema, options.json, report);
-    std::optional<LiveReaders> live;
-    if (options.live) {
-      auto found = look_for_readers(std::move(*pool));
-      if (!found) return report_pool_error(path, found.error(), kSchema, options.json, report);
-      live = std::move(*found);
-      notice_unreadable(path, live->unreadable, report);
-    }
-    if (options.json) {
-      report.print_line(to_json(path, *memory, options.agents, *fidelity, live));
-    } else {
-      report.print((first ? "" : "\n") + printable(path) + "\n" + to_text(*memory, options.agents, *fidelity, live));
-    }
+    const auto status = show_pool(path, first, options, report);
+    if (!status) return report_pool_error(path, status.error(), kSchema, options.json, report);
     first = false;
-    return 0;
+    return *status;
   });
 }
 

@@ -59,8 +59,6 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   return identity;
 }
 
-std::uint32_t tail_begin(std::uint32_t num_tokens) { return num_tokens - std::min<std::uint32_t>(256, num_tokens / 4); }
-
 // One build, step by step.
 class Build {
  public:

@@ -90,8 +90,8 @@ class Measurement {
         scratch_(workers.num_threads()),
         sums_(std::size_t{config_.num_layers} * config_.num_kv_heads) {}
 
-  // One layer of a step: `tail` has the step's rows appended after `tail_begin` others.
-  void add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t tail_begin);
+  // One layer of a step: `tail` has the step's rows appended after `num_before` others.
+  void add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before);
 
   std::vector<Sensitivity> mean_over(std::size_t num_rows) const {
     std::vector<Sensitivity> result = sums_;
@@ -113,7 +113,7 @@ class Measurement {
     return weights_[layer * std::size_t{config_.num_kv_heads} + kv_head];
   }
   void prepare_layer(std::uint32_t layer);
-  void measure(const StepLayer& step, const core::Tail& tail, std::uint32_t tail_begin, Block& block, Scratch& scratch);
+  void measure(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before, Block& block, Scratch& scratch);
   // What sums so far and new ones are multiplied with.
   struct Factors {
     float kept, added;
@@ -124,7 +124,7 @@ class Measurement {
   template <typename Visit>
   void for_pages(const Partial& partial, const Visit& visit) const;
   void add_sinks(std::uint32_t layer, std::uint32_t kv_head, std::size_t num_vectors, Scratch& scratch) const;
-  void add_tail(const core::Tail& tail, std::uint32_t layer, const Block& block, std::uint32_t tail_begin,
+  void add_tail(const core::Tail& tail, std::uint32_t layer, const Block& block, std::uint32_t num_before,
                 Scratch& scratch) const;
   Factors add_scores(std::size_t vector, std::size_t num_slots, std::size_t end, const float* const* weights,
                      Scratch& scratch) const;
@@ -168,7 +168,7 @@ void Measurement::prepare_layer(std::uint32_t layer) {
   }
 }
 
-void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t tail_begin) {
+void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before) {
   prepare_layer(step.layer);
   const std::size_t block_rows = std::max<std::size_t>(1, core::kMaxVectors / config_.q_per_kv());
   std::vector<Block> blocks;
@@ -176,7 +176,7 @@ void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::
     for (std::size_t row = 0; row < step.num_rows; row += block_rows)
       blocks.push_back({head, row, std::min(block_rows, step.num_rows - row), {}});
   workers_.run(blocks.size(), [&](std::size_t i, std::size_t worker) {
-    measure(step, tail, tail_begin, blocks[i], scratch_[worker]);
+    measure(step, tail, num_before, blocks[i], scratch_[worker]);
   });
   for (const Block& block : blocks) {
     Sensitivity& sum = sums_[step.layer * std::size_t{config_.num_kv_heads} + block.kv_head];
@@ -185,7 +185,7 @@ void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::
   }
 }
 
-void Measurement::measure(const StepLayer& step, const core::Tail& tail, std::uint32_t tail_begin, Block& block,
+void Measurement::measure(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before, Block& block,
                           Scratch& scratch) {
   const std::size_t dim = config_.head_dim, group = config_.q_per_kv(), num_vectors = block.num_rows * group;
   const auto first_head = block.kv_head * group;
@@ -206,7 +206,7 @@ void Measurement::measure(const StepLayer& step, const core::Tail& tail, std::ui
   add_sinks(step.layer, block.kv_head, num_vectors, scratch);
   const auto runs = pool_.runs(step.layer, block.kv_head);
   if (!runs.empty()) add_run(runs.front(), weights_of(step.layer, block.kv_head), num_vectors, scratch);
-  add_tail(tail, step.layer, block, tail_begin, scratch);
+  add_tail(tail, step.layer, block, num_before, scratch);
 
   for (std::size_t v = 0; v < num_vectors; ++v) {
     const std::size_t row = block.first_row + v / group;
@@ -310,17 +310,17 @@ void Measurement::add_sinks(std::uint32_t layer, std::uint32_t kv_head, std::siz
 }
 
 // The rows before these, and these up to each itself.
-void Measurement::add_tail(const core::Tail& tail, std::uint32_t layer, const Block& block, std::uint32_t tail_begin,
+void Measurement::add_tail(const core::Tail& tail, std::uint32_t layer, const Block& block, std::uint32_t num_before,
                            Scratch& scratch) const {
   const std::size_t dim = config_.head_dim, group = config_.q_per_kv(), num_vectors = block.num_rows * group;
-  const std::size_t num_slots = tail_begin + block.first_row + block.num_rows;
+  const std::size_t num_slots = num_before + block.first_row + block.num_rows;
   for (std::size_t slot = 0; slot < num_slots; slot += kPage) {
     const auto* keys = reinterpret_cast<const std::byte*>(
         tail.key_block(layer, block.kv_head, static_cast<std::uint32_t>(slot / kPage)));
     kernels_.score_float16({nullptr, keys, kPage / kTile, dim, 0}, scratch.query.data(), num_vectors,
                            scratch.scores.data());
     for (std::size_t v = 0; v < num_vectors; ++v) {
-      const std::size_t seen = tail_begin + block.first_row + v / group + 1;
+      const std::size_t seen = num_before + block.first_row + v / group + 1;
       if (seen > slot) shrink_values(v, add_scores(v, kPage, std::min(seen - slot, kPage), nullptr, scratch), scratch);
     }
   }
@@ -340,14 +340,14 @@ format::Result<std::vector<Sensitivity>> measure_sensitivity(const ModelFile& mo
   core::Tail tail = runner.make_tail(static_cast<std::uint32_t>(rows.size()));
   Measurement measurement(model, exact, first, workers);
   const core::PositionRange visible{0, first};
-  std::uint32_t tail_begin = 0;
-  runner.observe([&](const StepLayer& layer) { measurement.add_layer(layer, tail, tail_begin); });
+  std::uint32_t num_before = 0;
+  runner.observe([&](const StepLayer& layer) { measurement.add_layer(layer, tail, num_before); });
   for (std::size_t at = 0; at < rows.size(); at += kMaxStepRows) {
     if (on_progress && !on_progress(static_cast<double>(at) / static_cast<double>(rows.size())))
       return format::Error(format::ErrorCode::kInterrupted, "interrupted");
     const AgentStep step{&tail, rows.subspan(at, std::min(kMaxStepRows, rows.size() - at)), {&visible, 1}, 0, nullptr};
     POLYKV_CHECK_STATUS(runner.step({&step, 1}));
-    tail_begin = tail.num_tokens();
+    num_before = tail.num_tokens();
   }
   return measurement.mean_over(std::max<std::size_t>(1, rows.size()));
 }

@@ -9,11 +9,11 @@ t verify --jsno a.pkv
 t build doc.txt
 t build doc.txt -o
 t build doc.txt -o x.pkv --codec k9v9
-t build doc.txt -o x.pkv --no-probe
+t build doc.txt -o x.pkv --no-probes
 t ask a.pkv --agents 65
 t ask a.pkv --json --jsonl
 t ask a.pkv --temp warm
-t stats a.pkv --measure
+t stats a.pkv --text notes.txt
 t verify --deep a.pkv
 t export a.pkv
 t completion tcsh
