@@ -387,8 +387,12 @@ class Step {
     const Page at = page_of_run(*source.run, item, page);
     const format::PageLayout& layout = at.layout;
     const std::size_t codes = layout.keys_offset + tile * layout.key_tile_bytes;
-    return {at.bytes + layout.key_scales_offset + tile * layout.key_scale_rows * kTile * 2, at.bytes + codes, num_tiles,
-            head_dim_, source.run->codec.key};
+    return {at.bytes + layout.key_scales_offset + tile * layout.key_scale_bytes,
+            at.bytes + codes,
+            num_tiles,
+            head_dim_,
+            source.run->codec.key,
+            source.run->exponents.key};
   }
 
   ValueTiles value_tiles(const Source& source, const Item& item, std::size_t page, std::size_t tile,
@@ -406,8 +410,12 @@ class Step {
     const Page at = page_of_run(*source.run, item, page);
     const format::PageLayout& layout = at.layout;
     const std::size_t codes = layout.values_offset + tile * layout.value_tile_bytes;
-    return {at.bytes + layout.value_scales_offset + tile * layout.value_scale_rows * kTile * 2, at.bytes + codes,
-            num_tiles, padded_dim_, source.run->codec.value};
+    return {at.bytes + layout.value_scales_offset + tile * layout.value_scale_bytes,
+            at.bytes + codes,
+            num_tiles,
+            padded_dim_,
+            source.run->codec.value,
+            source.run->exponents.value};
   }
 
   // Three pages ahead into the second-level cache: processors do not guess the way from page to page, and for one agent

@@ -7,13 +7,31 @@
 namespace polykv::core {
 namespace {
 
+// The positive half of 2 * kHalf ascending integers.
 template <std::size_t kHalf>
-constexpr Codebook symmetric(std::uint32_t step_bits, const std::int8_t (&positive)[kHalf]) {
-  Codebook book{std::bit_cast<float>(step_bits), {}};
+constexpr std::array<std::int8_t, 2 * kHalf> both_signs(const std::int8_t (&positive)[kHalf]) {
+  std::array<std::int8_t, 2 * kHalf> all{};
   for (std::size_t i = 0; i < kHalf; ++i) {
-    book.values[kHalf + i] = positive[i];
-    book.values[kHalf - 1 - i] = static_cast<std::int8_t>(-positive[i]);
+    all[kHalf + i] = positive[i];
+    all[kHalf - 1 - i] = static_cast<std::int8_t>(-positive[i]);
   }
+  return all;
+}
+
+// Every fourth integer of the alphabet is in the same subset.
+template <std::size_t kHalf>
+constexpr Codebook trellis(std::uint32_t step_bits, const std::int8_t (&positive)[kHalf]) {
+  Codebook book{std::bit_cast<float>(step_bits), {}};
+  const std::array<std::int8_t, 2 * kHalf> alphabet = both_signs(positive);
+  for (std::size_t i = 0; i < alphabet.size(); ++i) book.values[i % 4 * (kHalf / 2) + i / 4] = alphabet[i];
+  return book;
+}
+
+template <std::size_t kHalf>
+constexpr Codebook lloyd_max(std::uint32_t step_bits, const std::int8_t (&positive)[kHalf]) {
+  Codebook book{std::bit_cast<float>(step_bits), {}};
+  const std::array<std::int8_t, 2 * kHalf> integers = both_signs(positive);
+  for (std::size_t i = 0; i < integers.size(); ++i) book.values[i] = integers[i];
   return book;
 }
 
@@ -24,14 +42,15 @@ constexpr Codebook uniform(unsigned bits) {
   return book;
 }
 
-// Printed by tests/tools/make_codebooks.py; codec_codebook_test.cpp recomputes them.
+// Printed by tests/tools/make_codebooks.py; codec_codebook_test.cpp checks them.
 constexpr std::array<Codebook, 8> kCodebooks{
-    symmetric(0x3bcddde5u, {127}),
-    symmetric(0x3c42db13u, {38, 127}),
-    symmetric(0x3c8acf19u, {14, 45, 79, 127}),
-    symmetric(0x3cb04346u, {6, 18, 31, 44, 58, 75, 96, 127}),
-    symmetric(0x3cd25480u, {3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 61, 70, 79, 90, 105, 127}),
-    symmetric(0x3cf18260u, {1,  3,  6,  8,  10, 13, 15, 17, 20, 22, 24, 27, 30, 32, 35,  38,
+    trellis(0x3c1830d6u, {41, 127}),
+    trellis(0x3c6d2b50u, {13, 42, 74, 127}),
+    trellis(0x3c9b5b9fu, {6, 16, 28, 40, 54, 70, 92, 127}),
+    trellis(0x3cbb1aeau, {3, 7, 12, 16, 21, 26, 31, 37, 43, 49, 57, 65, 75, 87, 103, 127}),
+    trellis(0x3cdb59ffu, {1,  3,  5,  7,  9,  11, 14, 16, 18, 20, 22, 24, 26, 29, 31,  34,
+                          36, 39, 42, 45, 48, 51, 55, 59, 63, 68, 74, 80, 88, 97, 109, 127}),
+    lloyd_max(0x3cf18260u, {1,  3,  6,  8,  10, 13, 15, 17, 20, 22, 24, 27, 30, 32, 35,  38,
                             40, 43, 46, 49, 53, 56, 60, 64, 68, 73, 78, 84, 91, 99, 110, 127}),
     uniform(7),
     uniform(8),

@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
 #include "core/float16.h"
+#include "core/kernels/kernels.h"
+#include "core/kernels/trellis_quantizer.h"
 #include "core/page_tiles.h"
 #include "core/quantize_tile.h"
+#include "core/rotation.h"
 #include "core/tile_codes.h"
+#include "core/trellis.h"
 #include "format/bytes.h"
 #include "format/page_layout.h"
 
@@ -17,12 +22,14 @@ namespace {
 using format::CodecId;
 using format::kCodecF16;
 
-// Working memory of one tile; every array is [dim][16 positions] but `slots`, which is in the order of the page.
+// Working memory of one tile; every array is [dim][16 positions] but `slots`, which is in the order of the page, and
+// the scales, [row][16 positions].
 struct TileBuffers {
   alignas(64) std::array<float, format::kMaxHeadDim * kTileLanes> values;
   alignas(64) std::array<std::uint8_t, format::kMaxHeadDim * kTileLanes> codes;
   alignas(64) std::array<std::uint8_t, format::kMaxHeadDim * kTileLanes> slots;
-  std::array<std::uint16_t, format::kMaxHeadDim / 32 * kTileLanes> scales;
+  std::array<std::uint16_t, format::kMaxHeadDim / 32 * kTileLanes> float16_scales;
+  std::array<float, format::kMaxHeadDim / 32 * kTileLanes> scales;
 };
 
 using Mean = std::array<float, format::kMaxHeadDim>;
@@ -96,23 +103,42 @@ void restore_float16_tile(const TileKind& kind, const std::byte* codes, std::spa
       values[position * kind.head_dim + d] = format::load_le16(codes + kind.float16_offset(position, d));
 }
 
-// One tile of keys or values, 1 to 16 positions. False: a scale does not fit float16.
+// Zeros in place of the codes of some positions of a tile that is packed.
+void clear_codes(const TileKind& kind, const std::array<bool, kTileLanes>& positions, std::byte* codes,
+                 TileBuffers& buffers) {
+  unpack_codes(kind.codec, codes, kind.width / 4, buffers.slots.data());
+  for (std::size_t position = 0; position < kTileLanes; ++position) {
+    if (!positions[position]) continue;
+    for (std::size_t d = 0; d < kind.head_dim; ++d)
+      buffers.slots[kind.is_key ? key_slot(position, d) : value_slot(position, d, kind.width)] = 0;
+  }
+  pack_codes(kind.codec, buffers.slots.data(), kind.width / 4, codes);
+}
+
+// One tile of keys or values, 1 to 16 positions. Of trellis codecs all but the scales, which need the exponent of the
+// run: they go to `scales`, [16]. False: a scale does not fit float16.
 bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, const Mean* mean,
-                   const TileBytes<std::byte>& out, TileBuffers& buffers) {
+                   const TileBytes<std::byte>& out, float* scales, TileBuffers& buffers) {
   if (kind.codec == kCodecF16) {
     store_float16_tile(kind, values, out.codes);
     return true;
   }
   load_tile(values, kind.head_dim, mean, buffers.values.data());
-  if (kind.is_q8())
-    quantize_q8_tile(buffers.values.data(), kind.head_dim, buffers.codes.data(), buffers.scales.data());
-  else
-    quantize_rotated_tile(kind.codec, buffers.values.data(), kind.head_dim, buffers.codes.data(),
-                          buffers.scales.data());
   bool finite = true;
-  for (std::size_t i = 0; i < kind.scale_rows * kTileLanes; ++i) {
-    finite &= (buffers.scales[i] & 0x7fff) < 0x7c00;
-    format::store_le16(out.scales + i * 2, buffers.scales[i]);
+  if (kind.is_trellis()) {
+    rotate_16(std::span(buffers.values).first(kind.head_dim * kTileLanes));
+    active_kernels().trellis->quantize(kind.codec, kind.is_key ? ScaleRule::kNorm : ScaleRule::kProjection,
+                                       buffers.values.data(), kind.head_dim, buffers.codes.data(), scales);
+  } else {
+    if (kind.is_q8())
+      quantize_q8_tile(buffers.values.data(), kind.head_dim, buffers.codes.data(), buffers.float16_scales.data());
+    else
+      quantize_rotated_tile(kind.codec, buffers.values.data(), kind.head_dim, buffers.codes.data(),
+                            buffers.float16_scales.data());
+    for (std::size_t i = 0; i < kind.scale_rows * kTileLanes; ++i) {
+      finite &= (buffers.float16_scales[i] & 0x7fff) < 0x7c00;
+      format::store_le16(out.scales + i * 2, buffers.float16_scales[i]);
+    }
   }
   order_codes(kind, buffers.codes.data(), buffers.slots.data());
   pack_codes(kind.codec, buffers.slots.data(), kind.width / 4, out.codes);
@@ -120,8 +146,8 @@ bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, 
 }
 
 // The inverse; out [num_positions][head_dim].
-void dequantize_tile(const TileKind& kind, const TileBytes<const std::byte>& in, const Mean* mean, TileBuffers& buffers,
-                     std::span<float> out) {
+void dequantize_tile(const TileKind& kind, int exponent, const TileBytes<const std::byte>& in, const Mean* mean,
+                     TileBuffers& buffers, std::span<float> out) {
   const std::size_t head_dim = kind.head_dim, num_positions = out.size() / head_dim;
   if (kind.codec == kCodecF16) {
     for (std::size_t i = 0; i < out.size(); ++i)
@@ -129,7 +155,8 @@ void dequantize_tile(const TileKind& kind, const TileBytes<const std::byte>& in,
     return;
   }
   for (std::size_t i = 0; i < kind.scale_rows * kTileLanes; ++i)
-    buffers.scales[i] = format::load_le16(in.scales + i * 2);
+    buffers.scales[i] = kind.is_trellis() ? byte_to_scale(std::to_integer<std::uint8_t>(in.scales[i]), exponent)
+                                          : float16_to_float(format::load_le16(in.scales + i * 2));
   unpack_codes(kind.codec, in.codes, kind.width / 4, buffers.slots.data());
   unorder_codes(kind, buffers.slots.data(), buffers.codes.data());
   if (kind.is_q8())
@@ -141,10 +168,56 @@ void dequantize_tile(const TileKind& kind, const TileBytes<const std::byte>& in,
       out[position * head_dim + d] = buffers.values[d * kTileLanes + position] + (mean != nullptr ? (*mean)[d] : 0.0f);
 }
 
-format::Error scale_error(const char* what, std::size_t first_position) {
-  return format::Error(format::ErrorCode::kNotFinite, std::string(what) + " of the tile at position " +
-                                                          std::to_string(first_position) +
+// The keys or the values of a run that is quantized.
+struct Side {
+  TileKind kind;
+  const char* name;
+  std::span<const std::uint16_t> values;
+  const Mean* mean;
+  std::vector<float> scales;  // of trellis codecs: [positions, whole tiles]
+
+  Side(const TileKind& its_kind, const char* its_name, std::span<const std::uint16_t> its_values, const Mean* its_mean)
+      : kind(its_kind), name(its_name), values(its_values), mean(its_mean) {
+    const std::size_t num_positions = values.size() / kind.head_dim;
+    if (kind.is_trellis()) scales.resize((num_positions + kTileLanes - 1) / kTileLanes * kTileLanes);
+  }
+};
+
+format::Status quantize_tile_of(Side& side, const PageWalk<std::byte>& walk, std::size_t tile, TileBuffers& buffers) {
+  const std::size_t first = walk.first_position() + tile * kTileLanes, head_dim = side.kind.head_dim;
+  const auto values = side.values.subspan(first * head_dim, walk.tile_positions(tile) * head_dim);
+  float* scales = side.scales.empty() ? nullptr : side.scales.data() + first;
+  if (quantize_tile(side.kind, values, side.mean, walk.tile(side.kind, tile), scales, buffers)) return {};
+  return format::Error(format::ErrorCode::kNotFinite, std::string(side.name) + " of the tile at position " +
+                                                          std::to_string(first) +
                                                           " of the run: a scale is too large for float16");
+}
+
+// The scales of a trellis codec, now that all of the run are known. A scale that becomes 0 takes its codes with it.
+void store_scales(const Side& side, int exponent, PageWalk<std::byte> walk, TileBuffers& buffers) {
+  for (; !walk.done(); walk.next()) {
+    for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
+      const TileBytes<std::byte> out = walk.tile(side.kind, tile);
+      const float* scales = side.scales.data() + walk.first_position() + tile * kTileLanes;
+      std::array<bool, kTileLanes> vanished;
+      for (std::size_t i = 0; i < kTileLanes; ++i) {
+        const std::uint8_t byte = scale_to_byte(scales[i], exponent);
+        out.scales[i] = std::byte{byte};
+        vanished[i] = byte == 0 && scales[i] > 0.0f;
+      }
+      if (std::find(vanished.begin(), vanished.end(), true) != vanished.end())
+        clear_codes(side.kind, vanished, out.codes, buffers);
+    }
+  }
+}
+
+format::Result<std::int8_t> finish_scales(const Side& side, const PageWalk<std::byte>& walk, TileBuffers& buffers) {
+  if (side.scales.empty()) return std::int8_t{0};
+  const std::optional<std::int8_t> exponent = scale_exponent(*std::max_element(side.scales.begin(), side.scales.end()));
+  if (!exponent)
+    return format::Error(format::ErrorCode::kNotFinite, std::string(side.name) + " of the run: a scale is too large");
+  store_scales(side, *exponent, walk, buffers);
+  return *exponent;
 }
 
 }  // namespace
@@ -177,31 +250,33 @@ void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std
   }
 }
 
-format::Status quantize_run(CodecPair codec, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
-                            std::size_t head_dim, std::span<const std::uint16_t> mean, std::span<std::byte> pages) {
+format::Result<format::ScaleExponents> quantize_run(CodecPair codec, std::span<const std::uint16_t> keys,
+                                                    std::span<const std::uint16_t> values, std::size_t head_dim,
+                                                    std::span<const std::uint16_t> mean, std::span<std::byte> pages) {
   POLYKV_CHECK_STATUS(check_finite(keys, head_dim, "key"));
   POLYKV_CHECK_STATUS(check_finite(values, head_dim, "value"));
   POLYKV_CHECK_STATUS(check_finite(mean, head_dim, "mean"));
   const Mean key_mean = mean_as_float(codec.key, mean);
-  const TileKind key_kind = TileKind::keys(codec.key, head_dim), value_kind = TileKind::values(codec.value, head_dim);
-  const std::size_t num_positions = keys.size() / head_dim;
+  Side key_side(TileKind::keys(codec.key, head_dim), "keys", keys, &key_mean);
+  Side value_side(TileKind::values(codec.value, head_dim), "values", values, nullptr);
+  const PageWalk first_page(codec, pages, keys.size() / head_dim, head_dim);
   TileBuffers buffers;
-  for (PageWalk walk(codec, pages, num_positions, head_dim); !walk.done(); walk.next()) {
+  for (PageWalk walk = first_page; !walk.done(); walk.next()) {
     for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
-      const std::size_t first = walk.first_position() + tile * kTileLanes;
-      const std::size_t begin = first * head_dim, size = walk.tile_positions(tile) * head_dim;
-      if (!quantize_tile(key_kind, keys.subspan(begin, size), &key_mean, walk.keys(tile), buffers))
-        return scale_error("keys", first);
-      if (!quantize_tile(value_kind, values.subspan(begin, size), nullptr, walk.values(tile), buffers))
-        return scale_error("values", first);
+      POLYKV_CHECK_STATUS(quantize_tile_of(key_side, walk, tile, buffers));
+      POLYKV_CHECK_STATUS(quantize_tile_of(value_side, walk, tile, buffers));
     }
     std::fill(walk.padding().begin(), walk.padding().end(), std::byte{0});
   }
-  return {};
+  format::ScaleExponents exponents;
+  POLYKV_TRY(exponents.key, finish_scales(key_side, first_page, buffers));
+  POLYKV_TRY(exponents.value, finish_scales(value_side, first_page, buffers));
+  return exponents;
 }
 
-void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions, std::size_t head_dim,
-                    std::span<const std::uint16_t> mean, std::span<float> keys, std::span<float> values) {
+void dequantize_run(CodecPair codec, format::ScaleExponents exponents, std::span<const std::byte> pages,
+                    std::size_t num_positions, std::size_t head_dim, std::span<const std::uint16_t> mean,
+                    std::span<float> keys, std::span<float> values) {
   const Mean key_mean = mean_as_float(codec.key, mean);
   const TileKind key_kind = TileKind::keys(codec.key, head_dim), value_kind = TileKind::values(codec.value, head_dim);
   TileBuffers buffers;
@@ -209,8 +284,8 @@ void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size
     for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
       const std::size_t begin = (walk.first_position() + tile * kTileLanes) * head_dim;
       const std::size_t size = walk.tile_positions(tile) * head_dim;
-      dequantize_tile(key_kind, walk.keys(tile), &key_mean, buffers, keys.subspan(begin, size));
-      dequantize_tile(value_kind, walk.values(tile), nullptr, buffers, values.subspan(begin, size));
+      dequantize_tile(key_kind, exponents.key, walk.keys(tile), &key_mean, buffers, keys.subspan(begin, size));
+      dequantize_tile(value_kind, exponents.value, walk.values(tile), nullptr, buffers, values.subspan(begin, size));
     }
   }
 }

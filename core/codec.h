@@ -34,16 +34,18 @@ inline constexpr CodecPair kDefaultCodec{5, 4};
 // Sums in double, in position order. num_positions may be 0: the mean is 0.
 void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std::span<std::uint16_t> out);
 
-// Fills `pages` (format::run_bytes long, every byte written, padding zero).
+// Fills `pages` (format::run_bytes long, every byte written, padding zero) and returns the exponents of their scales.
 //   mean [head_dim] float16 bits; empty, if the key codec removes none.
-// Errors: kNotFinite, if a value is not finite or a scale does not fit float16.
-format::Status quantize_run(CodecPair codec, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
-                            std::size_t head_dim, std::span<const std::uint16_t> mean, std::span<std::byte> pages);
+// Errors: kNotFinite, if a value is not finite or a scale is too large to be stored.
+format::Result<format::ScaleExponents> quantize_run(CodecPair codec, std::span<const std::uint16_t> keys,
+                                                    std::span<const std::uint16_t> values, std::size_t head_dim,
+                                                    std::span<const std::uint16_t> mean, std::span<std::byte> pages);
 
 // The inverse, for export, tests and reference: keys and values as float, [num_positions][head_dim], mean added back,
 // rotation undone. `pages` as quantize_run made them. Values may be nonsense on hostile pages, never out of bounds.
-void dequantize_run(CodecPair codec, std::span<const std::byte> pages, std::size_t num_positions, std::size_t head_dim,
-                    std::span<const std::uint16_t> mean, std::span<float> keys, std::span<float> values);
+void dequantize_run(CodecPair codec, format::ScaleExponents exponents, std::span<const std::byte> pages,
+                    std::size_t num_positions, std::size_t head_dim, std::span<const std::uint16_t> mean,
+                    std::span<float> keys, std::span<float> values);
 
 // The inverse for float16 pages, bit for bit: keys and values [num_positions][head_dim].
 void restore_float16_run(std::span<const std::byte> pages, std::size_t head_dim, std::span<std::uint16_t> keys,

@@ -1,5 +1,6 @@
 // check_run_padding: unused slots are found by packing codes of all ones into the used slots alone; a byte with a bit
 // outside that is wrong.
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -19,9 +20,10 @@ struct TileMask {
   std::array<std::byte, kMaxTileCodes * 2> codes{};
 
   TileMask(const TileKind& kind, std::size_t num_positions) {
+    const std::size_t scale_bytes = kind.is_trellis() ? 1 : 2;
     for (std::size_t row = 0; row < kind.scale_rows; ++row)
-      for (std::size_t position = 0; position < num_positions; ++position)
-        format::store_le16(scales.data() + (row * format::kTileTokens + position) * 2, 0xffff);
+      std::fill_n(scales.data() + row * format::kTileTokens * scale_bytes, num_positions * scale_bytes,
+                  std::byte{0xff});
     if (kind.codec == format::kCodecF16) {
       for (std::size_t position = 0; position < num_positions; ++position)
         for (std::size_t d = 0; d < kind.head_dim; ++d)
@@ -47,8 +49,8 @@ format::Status check_unused(const std::byte* bytes, const std::byte* mask, std::
 
 format::Status check_tile(const TileKind& kind, const TileBytes<const std::byte>& tile, const TileMask& mask,
                           const std::byte* pages) {
-  POLYKV_CHECK_STATUS(check_unused(tile.scales, mask.scales.data(), kind.scale_rows * format::kTileTokens * 2,
-                                   static_cast<std::size_t>(tile.scales - pages)));
+  POLYKV_CHECK_STATUS(
+      check_unused(tile.scales, mask.scales.data(), kind.scale_bytes, static_cast<std::size_t>(tile.scales - pages)));
   return check_unused(tile.codes, mask.codes.data(), kind.tile_bytes, static_cast<std::size_t>(tile.codes - pages));
 }
 

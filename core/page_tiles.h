@@ -16,21 +16,28 @@ struct TileKind {
   bool is_key;
   format::CodecId codec;
   std::size_t head_dim;
-  std::size_t width;       // head_dim; padded to 16 for values
-  std::size_t scale_rows;  // of 16 float16 each
-  std::size_t tile_bytes;  // of the codes
+  std::size_t width;        // head_dim; padded to 16 for values
+  std::size_t scale_rows;   // of 16 each
+  std::size_t scale_bytes;  // of a tile
+  std::size_t tile_bytes;   // of the codes
 
   static TileKind keys(format::CodecId codec, std::size_t head_dim) {
     const format::PageLayout layout = format::page_layout(codec, format::kCodecF16, head_dim, 1);
-    return {true, codec, head_dim, head_dim, layout.key_scale_rows, layout.key_tile_bytes};
+    return {true, codec, head_dim, head_dim, layout.key_scale_rows, layout.key_scale_bytes, layout.key_tile_bytes};
   }
   static TileKind values(format::CodecId codec, std::size_t head_dim) {
     const format::PageLayout layout = format::page_layout(format::kCodecF16, codec, head_dim, 1);
-    return {
-        false, codec, head_dim, format::padded_value_dim(head_dim), layout.value_scale_rows, layout.value_tile_bytes};
+    return {false,
+            codec,
+            head_dim,
+            format::padded_value_dim(head_dim),
+            layout.value_scale_rows,
+            layout.value_scale_bytes,
+            layout.value_tile_bytes};
   }
 
   bool is_q8() const { return is_key && codec == 8; }
+  bool is_trellis() const { return format::is_trellis_codec(codec); }
 
   // Of a value in a float16 tile: keys [head_dim][16 positions], values [16 positions][width].
   std::size_t float16_offset(std::size_t position, std::size_t dim) const {
@@ -40,7 +47,7 @@ struct TileKind {
 
 template <typename Byte>
 struct TileBytes {
-  Byte* scales;  // float16 [scale_rows][16]
+  Byte* scales;  // [scale_rows][16], bytes or float16
   Byte* codes;   // [tile_bytes]
 };
 
@@ -68,12 +75,15 @@ class PageWalk {
     return std::min<std::size_t>(num_positions_ - first_position_ - tile * format::kTileTokens, format::kTileTokens);
   }
 
+  TileBytes<Byte> tile(const TileKind& kind, std::size_t index) const {
+    return kind.is_key ? keys(index) : values(index);
+  }
   TileBytes<Byte> keys(std::size_t tile) const {
-    return {page() + layout_.key_scales_offset + tile * layout_.key_scale_rows * format::kTileTokens * 2,
+    return {page() + layout_.key_scales_offset + tile * layout_.key_scale_bytes,
             page() + layout_.keys_offset + tile * layout_.key_tile_bytes};
   }
   TileBytes<Byte> values(std::size_t tile) const {
-    return {page() + layout_.value_scales_offset + tile * layout_.value_scale_rows * format::kTileTokens * 2,
+    return {page() + layout_.value_scales_offset + tile * layout_.value_scale_bytes,
             page() + layout_.values_offset + tile * layout_.value_tile_bytes};
   }
   // The end of the page, after its last tile.

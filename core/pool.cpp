@@ -35,6 +35,7 @@ KvPool::KvPool(const Parts& parts) : parts_(parts) {
       const std::size_t num_bytes =
           format::run_bytes(run.key_codec, run.value_codec, parts.shape.head_dim, num_positions);
       runs_.push_back(Run{{run.key_codec, run.value_codec},
+                          run.exponents,
                           set.ranges,
                           first_slots_[run.position_set],
                           num_positions,

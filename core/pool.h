@@ -23,6 +23,7 @@ class KvPool {
  public:
   struct Run {
     CodecPair codec;
+    format::ScaleExponents exponents;
     std::span<const format::PositionRange> positions;  // ascending; same order as the slots of the pages
     std::span<const std::uint32_t> first_slots;        // the slot of each range's first position
     std::uint32_t num_positions;

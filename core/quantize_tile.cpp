@@ -8,6 +8,7 @@
 #include "core/codebook.h"
 #include "core/float16.h"
 #include "core/rotation.h"
+#include "core/trellis.h"
 
 namespace polykv::core {
 namespace {
@@ -39,12 +40,8 @@ NearestTable make_nearest_table(unsigned bits) {
 }
 
 const NearestTable& nearest_table(unsigned bits) {
-  static const std::array<NearestTable, 8> tables = [] {
-    std::array<NearestTable, 8> all;
-    for (unsigned b = 1; b <= 8; ++b) all[b - 1] = make_nearest_table(b);
-    return all;
-  }();
-  return tables[bits - 1];
+  static const std::array<NearestTable, 3> tables{make_nearest_table(6), make_nearest_table(7), make_nearest_table(8)};
+  return tables[bits - 6];
 }
 
 // Sum of squares of each vector: 16 partial sums by dim % 16, then halves onto halves.
@@ -155,21 +152,29 @@ void quantize_q8_tile(const float* tile, std::size_t head_dim, std::uint8_t* cod
   }
 }
 
-void dequantize_rotated_tile(unsigned bits, const std::uint8_t* codes, const std::uint16_t* scales,
-                             std::size_t head_dim, float* tile) {
+void dequantize_rotated_tile(unsigned bits, const std::uint8_t* codes, const float* scales, std::size_t head_dim,
+                             float* tile) {
   const Codebook& book = codebook(bits);
-  Lanes factor;
-  for (std::size_t lane = 0; lane < kTileLanes; ++lane) factor[lane] = float16_to_float(scales[lane]) * book.step;
-  for (std::size_t d = 0; d < head_dim; ++d)
-    for (std::size_t lane = 0; lane < kTileLanes; ++lane)
-      tile[d * kTileLanes + lane] = factor[lane] * book.values[codes[d * kTileLanes + lane]];
+  const bool is_trellis = format::is_trellis_codec(static_cast<format::CodecId>(bits));
+  for (std::size_t lane = 0; lane < kTileLanes; ++lane) {
+    const float factor = scales[lane] * book.step;
+    unsigned window = 0;
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      unsigned index = codes[d * kTileLanes + lane];
+      if (is_trellis) {  // the subset in place of the trellis bit
+        window = window << 1 | index >> (bits - 1);
+        index = trellis_subset(window) << (bits - 1) | (index & ((1u << (bits - 1)) - 1));
+      }
+      tile[d * kTileLanes + lane] = factor * book.values[index];
+    }
+  }
   unrotate_16(std::span(tile, head_dim * kTileLanes));
 }
 
-void dequantize_q8_tile(const std::uint8_t* codes, const std::uint16_t* scales, std::size_t head_dim, float* tile) {
+void dequantize_q8_tile(const std::uint8_t* codes, const float* scales, std::size_t head_dim, float* tile) {
   for (std::size_t d = 0; d < head_dim; ++d)
     for (std::size_t lane = 0; lane < kTileLanes; ++lane)
-      tile[d * kTileLanes + lane] = float16_to_float(scales[d / 32 * kTileLanes + lane]) *
+      tile[d * kTileLanes + lane] = scales[d / 32 * kTileLanes + lane] *
                                     static_cast<float>(static_cast<std::int8_t>(codes[d * kTileLanes + lane]));
 }
 

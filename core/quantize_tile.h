@@ -11,7 +11,7 @@ namespace polykv::core {
 
 inline constexpr std::size_t kTileLanes = 16;
 
-// Rotated codecs, bits 1 to 8. tile [head_dim][16] is rotated in place.
+// Rotated codecs of 6 to 8 bits. tile [head_dim][16] is rotated in place. (1 to 5: core/kernels/trellis_quantizer.h.)
 //   codes [head_dim][16]    scales [16] float16 bits, infinite if a scale does not fit
 void quantize_rotated_tile(unsigned bits, float* tile, std::size_t head_dim, std::uint8_t* codes,
                            std::uint16_t* scales);
@@ -19,9 +19,10 @@ void quantize_rotated_tile(unsigned bits, float* tile, std::size_t head_dim, std
 // k8. codes [head_dim][16] two's complement    scales [ceil(head_dim / 32)][16] float16 bits
 void quantize_q8_tile(const float* tile, std::size_t head_dim, std::uint8_t* codes, std::uint16_t* scales);
 
-// The inverses. tile [head_dim][16] float, rotation undone.
-void dequantize_rotated_tile(unsigned bits, const std::uint8_t* codes, const std::uint16_t* scales,
-                             std::size_t head_dim, float* tile);
-void dequantize_q8_tile(const std::uint8_t* codes, const std::uint16_t* scales, std::size_t head_dim, float* tile);
+// The inverses, bits 1 to 8. tile [head_dim][16] float, rotation undone.
+//   scales [16], for q8 [ceil(head_dim / 32)][16]
+void dequantize_rotated_tile(unsigned bits, const std::uint8_t* codes, const float* scales, std::size_t head_dim,
+                             float* tile);
+void dequantize_q8_tile(const std::uint8_t* codes, const float* scales, std::size_t head_dim, float* tile);
 
 }  // namespace polykv::core

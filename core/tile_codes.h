@@ -21,10 +21,10 @@ constexpr std::size_t value_slot(std::size_t position, std::size_t dim, std::siz
   return (position / 4 * (padded_dim / 16) + dim / 16) * kGroupCodes + dim % 16 * 4 + position % 4;
 }
 
-// codes [num_groups][64], each below 2^bits, bits 1 to 8 -> tile, num_groups * 8 * bits bytes, every byte written.
-void pack_codes(unsigned bits, const std::uint8_t* codes, std::size_t num_groups, std::byte* tile);
+// codes [num_groups][64], each below 2^codec, codec 1 to 8 -> tile, num_groups * 8 * codec bytes, every byte written.
+void pack_codes(format::CodecId codec, const std::uint8_t* codes, std::size_t num_groups, std::byte* tile);
 
 // The inverse, for any bytes.
-void unpack_codes(unsigned bits, const std::byte* tile, std::size_t num_groups, std::uint8_t* codes);
+void unpack_codes(format::CodecId codec, const std::byte* tile, std::size_t num_groups, std::uint8_t* codes);
 
 }  // namespace polykv::core

@@ -12,7 +12,7 @@ namespace polykv::format {
 namespace {
 
 constexpr std::size_t kHeaderBytes = 8;      // number of position sets, number of runs
-constexpr std::size_t kRunBytes = 8;         // position set, key codec, value codec, zero
+constexpr std::size_t kRunBytes = 8;         // position set, codecs and exponents of keys and values
 constexpr std::size_t kSetHeaderBytes = 16;  // form, number of positions, first position, count
 constexpr std::uint64_t kMaxCombinedRanges = std::uint64_t{1} << 24;
 constexpr std::uint32_t kFormRanges = 0;
@@ -134,10 +134,18 @@ class LayoutParser {
       return Error{ErrorCode::kUnknownCodec, start + 5,
                    "section layout: value codec " + std::to_string(run.value_codec)};
     }
-    if ((rest >> 16) != 0) {
-      return Error{ErrorCode::kBadReserved, start + 6, "section layout: reserved bytes of a run are not zero"};
-    }
-    return {};
+    run.exponents = {static_cast<std::int8_t>(rest >> 16 & 0xff), static_cast<std::int8_t>(rest >> 24)};
+    POLYKV_CHECK_STATUS(check_exponent(run.key_codec, run.exponents.key, start + 6, "key"));
+    return check_exponent(run.value_codec, run.exponents.value, start + 7, "value");
+  }
+
+  static Status check_exponent(CodecId codec, int exponent, std::size_t offset, const char* what) {
+    const int least = is_trellis_codec(codec) ? kMinScaleExponent : 0;
+    const int greatest = is_trellis_codec(codec) ? kMaxScaleExponent : 0;
+    if (exponent >= least && exponent <= greatest) return {};
+    return bad_layout(offset, std::string("a run has ") + what + " exponent " + std::to_string(exponent) + ", codec " +
+                                  std::to_string(codec) + " takes " + std::to_string(least) + " to " +
+                                  std::to_string(greatest));
   }
 
   Status parse_position_set(std::uint32_t index) {
@@ -314,7 +322,9 @@ std::vector<std::byte> Layout::serialize(const KvShape&) const {
   for (const std::vector<Run>& head : runs) {
     for (const Run& run : head) {
       append_le32(out, run.position_set);
-      append_le32(out, run.key_codec | static_cast<std::uint32_t>(run.value_codec) << 8);
+      append_le32(out, run.key_codec | static_cast<std::uint32_t>(run.value_codec) << 8 |
+                           static_cast<std::uint32_t>(static_cast<std::uint8_t>(run.exponents.key)) << 16 |
+                           static_cast<std::uint32_t>(static_cast<std::uint8_t>(run.exponents.value)) << 24);
     }
   }
   for (const PositionSet& set : position_sets) append_position_set(out, set);
@@ -339,7 +349,7 @@ Layout Layout::uniform(const KvShape& shape, std::uint32_t first_position, Codec
   const std::uint32_t end = first_position + shape.num_tokens;
   if (begin == end) return layout;
   layout.position_sets.push_back({{{begin, end}}});
-  for (std::vector<Run>& head : layout.runs) head.push_back({0, key_codec, value_codec, 0});
+  for (std::vector<Run>& head : layout.runs) head.push_back({0, key_codec, value_codec});
   return layout;
 }
 

@@ -31,6 +31,7 @@ struct Run {
   std::uint32_t position_set = 0;  // index into Layout::position_sets
   CodecId key_codec = 0;
   CodecId value_codec = 0;
+  ScaleExponents exponents = {};
   std::uint64_t pages_offset = 0;  // of its first page, from the start of the pages section; set by Layout::place
 };
 

@@ -8,6 +8,10 @@ std::size_t key_scale_rows(CodecId codec, std::size_t head_dim) {
   return codec == 8 ? (head_dim + 31) / 32 : 1;
 }
 
+std::size_t scale_bytes(CodecId codec, std::size_t rows) {
+  return rows * kTileTokens * (is_trellis_codec(codec) ? 1 : 2);
+}
+
 // 16 positions of `width` values, `codec` bits each.
 std::size_t tile_bytes(CodecId codec, std::size_t width) { return kTileTokens * width * codec / 8; }
 
@@ -20,10 +24,11 @@ PageLayout page_layout(CodecId key_codec, CodecId value_codec, std::size_t head_
   layout.value_scale_rows = value_codec == kCodecF16 ? 0 : 1;
   layout.key_tile_bytes = tile_bytes(key_codec, head_dim);
   layout.value_tile_bytes = tile_bytes(value_codec, padded_value_dim(head_dim));
-  const std::size_t scale_row_bytes = layout.num_tiles * kTileTokens * 2;
+  layout.key_scale_bytes = scale_bytes(key_codec, layout.key_scale_rows);
+  layout.value_scale_bytes = scale_bytes(value_codec, layout.value_scale_rows);
   layout.key_scales_offset = 0;
-  layout.value_scales_offset = layout.key_scale_rows * scale_row_bytes;
-  layout.keys_offset = layout.value_scales_offset + layout.value_scale_rows * scale_row_bytes;
+  layout.value_scales_offset = layout.num_tiles * layout.key_scale_bytes;
+  layout.keys_offset = layout.value_scales_offset + layout.num_tiles * layout.value_scale_bytes;
   layout.values_offset = layout.keys_offset + layout.num_tiles * layout.key_tile_bytes;
   layout.bytes = (layout.values_offset + layout.num_tiles * layout.value_tile_bytes + 63) / 64 * 64;
   return layout;

@@ -12,11 +12,13 @@
 namespace polykv::format {
 
 struct PageLayout {
-  std::size_t num_tiles;            // 1 to 4
-  std::size_t key_scale_rows;       // float16 scales per position: 0 for f16, ceil(head_dim / 32) for k8, else 1
-  std::size_t value_scale_rows;     // 0 for f16, else 1
-  std::size_t key_scales_offset;    // float16 [num_tiles][key_scale_rows][16], from the start of the page
-  std::size_t value_scales_offset;  // float16 [num_tiles][value_scale_rows][16]
+  std::size_t num_tiles;         // 1 to 4
+  std::size_t key_scale_rows;    // scales per position: 0 for f16, ceil(head_dim / 32) for k8, else 1
+  std::size_t value_scale_rows;  // 0 for f16, else 1
+  std::size_t key_scale_bytes;   // of one tile: rows of 16 bytes for trellis codecs, else of 16 float16
+  std::size_t value_scale_bytes;
+  std::size_t key_scales_offset;    // [num_tiles][key_scale_rows][16], from the start of the page
+  std::size_t value_scales_offset;  // [num_tiles][value_scale_rows][16]
   std::size_t keys_offset;          // [num_tiles][key_tile_bytes]
   std::size_t key_tile_bytes;
   std::size_t values_offset;  // [num_tiles][value_tile_bytes]

@@ -35,6 +35,18 @@ inline constexpr CodecId kCodecF16 = 16;
 constexpr bool known_key_codec(CodecId id) { return (id >= 1 && id <= 8) || id == kCodecF16; }
 constexpr bool known_value_codec(CodecId id) { return (id >= 1 && id <= 8) || id == kCodecF16; }
 
+// Trellis codes, whose scales are bytes with an exponent common to a run (spec/codecs.md, "Scales").
+constexpr bool is_trellis_codec(CodecId id) { return id >= 1 && id <= 5; }
+
+// The exponents of a run's scales; 0 where the codec has none.
+struct ScaleExponents {
+  std::int8_t key = 0;
+  std::int8_t value = 0;
+  bool operator==(const ScaleExponents&) const = default;
+};
+inline constexpr int kMinScaleExponent = -64;
+inline constexpr int kMaxScaleExponent = 63;
+
 // True where the mean over the run's keys is removed before quantizing (spec/codecs.md, "means").
 constexpr bool key_codec_removes_mean(CodecId id) { return id >= 1 && id <= 7; }
 

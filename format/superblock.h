@@ -17,7 +17,7 @@ namespace polykv::format {
 
 // While the major is 0 a reader takes only its own minor.
 inline constexpr std::uint16_t kFormatMajor = 0;
-inline constexpr std::uint16_t kFormatMinor = 2;
+inline constexpr std::uint16_t kFormatMinor = 3;
 // Of pools from this minor on the text can be read, to build them again (older_pool.h).
 inline constexpr std::uint16_t kOldestMinor = 1;
 inline constexpr char kWriterName[] = "polykv 0.1.0";

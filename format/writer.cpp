@@ -271,7 +271,7 @@ Result<PoolWriter> PoolWriter::create(const std::filesystem::path& path, PoolSpe
   state->add_section(SectionKind::kIdentity, metadata.identity.size());
   state->add_section(SectionKind::kTokens, metadata.tokens.size());
   state->add_section(SectionKind::kSource, metadata.source.size());
-  state->add_section(SectionKind::kLayout, metadata.layout.size());
+  state->add_section(SectionKind::kLayout, metadata.layout.size());  // written by finish(), with the exponents
   state->add_section(SectionKind::kPages, metadata.pages_bytes);
   state->add_section(SectionKind::kSinks, state->sinks_per_layer * shape.num_layers);
   state->add_section(SectionKind::kMeans, state->means_per_layer * shape.num_layers);
@@ -282,13 +282,13 @@ Result<PoolWriter> PoolWriter::create(const std::filesystem::path& path, PoolSpe
   POLYKV_CHECK_STATUS(state->append(SectionKind::kIdentity, metadata.identity));
   POLYKV_CHECK_STATUS(state->append(SectionKind::kTokens, metadata.tokens));
   POLYKV_CHECK_STATUS(state->append(SectionKind::kSource, metadata.source));
-  POLYKV_CHECK_STATUS(state->append(SectionKind::kLayout, metadata.layout));
   state->text = std::move(spec.tokens.text);
   state->layout = std::move(spec.layout);
   return PoolWriter(std::move(state));
 }
 
-Status PoolWriter::write_layer(std::uint32_t layer, std::span<const std::byte> pages, std::span<const std::byte> sinks,
+Status PoolWriter::write_layer(std::uint32_t layer, std::span<const ScaleExponents> exponents,
+                               std::span<const std::byte> pages, std::span<const std::byte> sinks,
                                std::span<const std::byte> means) {
   State& state = *state_;
   if (layer != state.next_layer || layer >= state.superblock.shape.num_layers) {
@@ -297,9 +297,20 @@ Status PoolWriter::write_layer(std::uint32_t layer, std::span<const std::byte> p
                                          std::to_string(state.superblock.shape.num_layers)};
   }
   const std::uint64_t pages_bytes = state.layer_pages[layer + 1] - state.layer_pages[layer];
+  const std::size_t num_kv_heads = state.superblock.shape.num_kv_heads;
+  const std::span<std::vector<Run>> heads = std::span(state.layout.runs).subspan(layer * num_kv_heads, num_kv_heads);
+  std::size_t num_runs = 0;
+  for (const std::vector<Run>& runs : heads) num_runs += runs.size();
+  if (exponents.size() != num_runs) {
+    return Error{ErrorCode::kBadSectionSize, "exponents of a layer: " + std::to_string(exponents.size()) +
+                                                 ", expected " + std::to_string(num_runs)};
+  }
   if (pages.size() != pages_bytes) return wrong_size("pages", pages.size(), pages_bytes);
   if (sinks.size() != state.sinks_per_layer) return wrong_size("sinks", sinks.size(), state.sinks_per_layer);
   if (means.size() != state.means_per_layer) return wrong_size("means", means.size(), state.means_per_layer);
+  auto exponent = exponents.begin();
+  for (std::vector<Run>& runs : heads)
+    for (Run& run : runs) run.exponents = *exponent++;
   state.failed = true;  // until all three are written: finish() must not publish half a layer
   POLYKV_CHECK_STATUS(state.append(SectionKind::kPages, pages));
   POLYKV_CHECK_STATUS(state.append(SectionKind::kSinks, sinks));
@@ -329,6 +340,10 @@ Status PoolWriter::finish(std::string_view fidelity) {
   }
   state.failed = true;  // finish() once
   state.map.reset();    // what is mapped stays in the cache, and would be read back from there
+  const std::vector<std::byte> layout = state.layout.serialize(state.superblock.shape);
+  if (const auto parsed = Layout::parse(layout, state.superblock.shape, 0, state.layer_pages.back()); !parsed)
+    return parsed.error();
+  POLYKV_CHECK_STATUS(state.append(SectionKind::kLayout, layout));
   state.add_section(SectionKind::kFidelity, fidelity.size());
   POLYKV_CHECK_STATUS(state.append(SectionKind::kFidelity, as_bytes(fidelity)));
   return state.commit();

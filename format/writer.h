@@ -21,7 +21,7 @@ struct PoolSpec {
   KvShape shape;
   Identity identity;
   Tokens tokens;
-  Layout layout;              // placed by the writer
+  Layout layout;              // placed by the writer, which also gets the exponents later
   bool has_means = false;     // true exactly if a key codec of the layout removes the mean
   std::uint64_t created = 0;  // SOURCE_DATE_EPOCH or 0
 };
@@ -52,23 +52,23 @@ class PoolWriter {
   PoolWriter& operator=(PoolWriter&&) noexcept;
   ~PoolWriter();
 
-  // The layout as placed.
+  // The layout as placed; with the exponents of the layers that are written.
   const Layout& layout() const;
 
-  // Layers come in ascending order, each once, so that every byte is hashed on its way to the file. All of the layer's
-  // pages (its heads' runs, contiguous), sinks [kv_head][key, value][num_sinks][head_dim] float16, means
-  // [kv_head][head_dim] float16 (empty without has_means). Errors: kBadSectionSize, kFailed (a layer out of order),
-  // kIo, kNoSpace.
-  Status write_layer(std::uint32_t layer, std::span<const std::byte> pages, std::span<const std::byte> sinks,
-                     std::span<const std::byte> means);
+  // Layers come in ascending order, each once, so that every byte is hashed on its way to the file. The exponents of
+  // the layer's runs (head by head), their pages (contiguous), sinks [kv_head][key, value][num_sinks][head_dim]
+  // float16, means [kv_head][head_dim] float16 (empty without has_means). Errors: kBadSectionSize, kFailed (a layer out
+  // of order), kIo, kNoSpace.
+  Status write_layer(std::uint32_t layer, std::span<const ScaleExponents> exponents, std::span<const std::byte> pages,
+                     std::span<const std::byte> sinks, std::span<const std::byte> means);
 
   // All layers, once they are written, in place; good until finish(). Errors: kFailed, kIo.
   Result<WrittenValues> written();
 
-  // Publishes; once. `fidelity` is JSON text, may be empty. After an error the old file is untouched, and nothing is
-  // left behind when the writer is destroyed. kNotDurable: published, but the folder's fsync failed. kReadBack: what
-  // was read back is not what was written. kExists: without `force`, a file appeared at the path meanwhile.
-  // kFailed: a layer is missing, or it is `scratch`.
+  // Publishes; once. kBadLayout: an exponent is none that its codec can have. `fidelity` is JSON text, may be empty.
+  // After an error the old file is untouched, and nothing is left behind when the writer is destroyed. kNotDurable:
+  // published, but the folder's fsync failed. kReadBack: what was read back is not what was written. kExists: without
+  // `force`, a file appeared at the path meanwhile. kFailed: a layer is missing, or it is `scratch`.
   Status finish(std::string_view fidelity);
 
  private:

@@ -60,7 +60,7 @@ Status dequantize_head(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
     keys.resize(run.num_positions * head_dim);
     values.resize(run.num_positions * head_dim);
     const bool removes_mean = format::key_codec_removes_mean(run.codec.key);
-    core::dequantize_run(run.codec, run.pages, run.num_positions, head_dim,
+    core::dequantize_run(run.codec, run.exponents, run.pages, run.num_positions, head_dim,
                          removes_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(), keys,
                          values);
     std::size_t slot = 0;

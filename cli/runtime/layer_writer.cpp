@@ -33,6 +33,7 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
   pages_.resize(head_offsets_.back());
   sinks_.resize(num_heads * head_sinks);
   means_.resize(has_means_ ? num_heads * shape_.head_dim : 0);
+  exponents_.resize(shape_.num_tokens > num_sinks_ ? num_heads : 0);
 
   std::vector<Status> statuses(num_heads);
   workers_.run(num_heads, [&](std::size_t head, std::size_t worker) {
@@ -52,7 +53,8 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
       return std::as_bytes(std::span(values).subspan(first * per_head, num_kv_heads * per_head));
     };
     POLYKV_CHECK_STATUS(writer_.write_layer(
-        layer, std::span(pages_).subspan(head_offsets_[first], head_offsets_[end] - head_offsets_[first]),
+        layer, std::span(exponents_).subspan(exponents_.empty() ? 0 : first, exponents_.empty() ? 0 : num_kv_heads),
+        std::span(pages_).subspan(head_offsets_[first], head_offsets_[end] - head_offsets_[first]),
         part(sinks_, head_sinks), part(means_, has_means_ ? shape_.head_dim : 0)));
   }
   return {};
@@ -84,9 +86,12 @@ Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
       mean = {};
     }
   }
-  return core::quantize_run(
-      codec, keys, values, shape_.head_dim, mean,
-      std::span(pages_).subspan(head_offsets_[head], head_offsets_[head + 1] - head_offsets_[head]));
+  POLYKV_TRY(
+      const format::ScaleExponents exponents,
+      core::quantize_run(codec, keys, values, shape_.head_dim, mean,
+                         std::span(pages_).subspan(head_offsets_[head], head_offsets_[head + 1] - head_offsets_[head])));
+  if (!exponents_.empty()) exponents_[head] = exponents;
+  return {};
 }
 
 }  // namespace polykv::runtime

@@ -50,6 +50,7 @@ class LayerWriter {
   // Of the layers in work.
   std::uint32_t first_layer_ = 0;
   std::vector<std::size_t> head_offsets_;  // in pages_, and their end
+  std::vector<format::ScaleExponents> exponents_;  // [head]; empty, if all positions are sinks
   std::vector<std::byte> pages_;
   std::vector<std::uint16_t> sinks_;  // [head][key, value][num_sinks][head_dim]
   std::vector<std::uint16_t> means_;  // [head][head_dim]; empty without means

@@ -45,7 +45,7 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
   identity.set("codec.name", codec);
   identity.set("codec.rotation", "signs-hadamard/1");
-  identity.set("codec.codebooks", "lloyd-max/1");
+  identity.set("codec.codebooks", "trellis/1");
   identity.set("prefill.type", number_type_name(prefill_type));
   identity.set("prefill.runner", runner.version());
   identity.set("document.count", std::to_string(request.documents.size()));

@@ -61,7 +61,7 @@ double squares_of(std::span<const float> x) {
 PositionWeights position_weights(const core::KvPool::Run& run, std::size_t head_dim) {
   const std::size_t count = run.num_positions;
   std::vector<float> keys(count * head_dim), values(count * head_dim);
-  core::dequantize_run(run.codec, run.pages, count, head_dim, {}, keys, values);
+  core::dequantize_run(run.codec, run.exponents, run.pages, count, head_dim, {}, keys, values);
   std::vector<double> mean(head_dim, 0.0);
   for (std::size_t i = 0; i < keys.size(); ++i) mean[i % head_dim] += double{keys[i]} / static_cast<double>(count);
   for (std::size_t i = 0; i < keys.size(); ++i) keys[i] -= static_cast<float>(mean[i % head_dim]);

@@ -35,21 +35,23 @@ struct CodeQueries {
 
 // Consecutive tiles of one page. head_dim is a multiple of 8, at most 512.
 struct KeyTiles {
-  const std::byte* scales;  // float16 [num_tiles][num_blocks][16]
+  const std::byte* scales;  // [num_tiles][num_blocks][16]; trellis codes (bits 1 to 5): bytes; others: float16
   const std::byte*
       codes;              // [num_tiles][head_dim * 2 * bits bytes]; float16 [num_tiles][head_dim][16] for score_float16
   std::size_t num_tiles;  // 1 to 4
   std::size_t head_dim;
-  unsigned bits;  // 1 to 7, or 8: k8; not used by score_float16
+  unsigned bits;     // 1 to 7, or 8: k8; not used by score_float16
+  int exponent = 0;  // of byte scales: -64 to 63
 };
 
 struct ValueTiles {
-  const std::byte* scales;  // float16 [num_tiles][16]
+  const std::byte* scales;  // [num_tiles][16], bytes or float16 as in KeyTiles
   const std::byte*
       codes;  // [num_tiles][padded_dim * 2 * bits bytes]; float16 [num_tiles][16][padded_dim] for add_float16
   std::size_t num_tiles;   // 1 to 4
   std::size_t padded_dim;  // a multiple of 16, at most 512
   unsigned bits;           // 1 to 8; not used by add_float16
+  int exponent = 0;        // of byte scales: -64 to 63
 };
 
 struct SoftmaxSum {
@@ -61,7 +63,7 @@ struct AttentionKernels {
   // scores[v][t] = (sum over b of total(v, t, b) * scale[t][b]) * (query scale[v] * step) + offset[v], for every t of
   // the tiles; total(v, t, b) = the exact sum over the dims of block b of query code * key integer. Blocks are added in
   // order.
-  //   bits 1 to 7  one block of all dims; key integers and step from codebook(bits)
+  //   bits 1 to 7  one block of all dims; key integers and step from codebook(bits), core/trellis.h
   //   bits 8 (k8)  blocks of 32 dims, the last may be shorter; key integers are int8, step is 1
   // A sum that did not fit int32 would need |key integer| > 128: 16256 * 128 * 512 < 2^31.
   void (*score_codes)(const KeyTiles& tiles, const CodeQueries& queries, float* scores);

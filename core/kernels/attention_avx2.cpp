@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "core/kernels/attention.h"
+#include "core/kernels/expand.h"
 #include "core/kernels/target.h"
 
 POLYKV_TARGET_BEGIN("avx2,fma,f16c")
@@ -25,7 +26,15 @@ __m256 load_float16(const std::byte* bytes) {
 }
 
 __m128i load_16(const void* bytes) { return _mm_loadu_si128(static_cast<const __m128i*>(bytes)); }
-__m256i load_32(const void* bytes) { return _mm256_loadu_si256(static_cast<const __m256i*>(bytes)); }
+
+// Eight scales of codes of `bits` bits, from the one numbered `first` of a row: bytes of trellis codes, or float16.
+constexpr std::size_t scale_row_bytes(unsigned bits) { return bits <= 5 ? kTile : 2 * kTile; }
+__m256 load_scales(const std::byte* row, std::size_t first, unsigned bits, int exponent) {
+  if (bits > 5) return load_float16(row + 2 * first);
+  const __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + first)));
+  const __m256i scales = _mm256_add_epi32(_mm256_slli_epi32(x, 18), _mm256_set1_epi32((exponent + 127) << 23));
+  return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpeq_epi32(x, _mm256_setzero_si256()), scales));
+}
 
 // Four 16-bit integers in every 64-bit lane.
 __m256i broadcast_8(const void* bytes) {
@@ -40,103 +49,6 @@ float sum_lanes(__m256 low, __m256 high) {
   const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
-}
-
-// ---- codes to integers
-
-// 32 bits -> 32 bytes, 0xff where the bit is set.
-__m256i spread_bits(const std::byte* bytes) {
-  std::int32_t bits;
-  std::memcpy(&bits, bytes, sizeof bits);
-  const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ull));
-  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of);
-  return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
-}
-
-// Codes e = 32 * kHalf to 32 * kHalf + 31 of one group.
-template <unsigned kBits, int kHalf>
-__m256i load_codes(const std::byte* plane_4, const std::byte* plane_2, const std::byte* plane_1) {
-  __m256i codes = _mm256_setzero_si256();
-  if constexpr ((kBits & 4u) != 0)
-    codes = _mm256_and_si256(_mm256_srli_epi16(load_32(plane_4), 4 * kHalf), _mm256_set1_epi8(15));
-  if constexpr ((kBits & 2u) != 0) {
-    const __m128i x = load_16(plane_2);
-    const __m256i pairs =
-        _mm256_set_m128i(_mm_srli_epi16(x, 4 * kHalf + 2), kHalf == 0 ? x : _mm_srli_epi16(x, 4 * kHalf));
-    const __m256i high = _mm256_and_si256(pairs, _mm256_set1_epi8(3));
-    codes = _mm256_or_si256(codes, kBits & 4u ? _mm256_slli_epi16(high, 4) : high);
-  }
-  if constexpr ((kBits & 1u) != 0) {
-    const __m256i bit = _mm256_set1_epi8(static_cast<char>(1u << (kBits - 1)));
-    codes = _mm256_or_si256(codes, _mm256_and_si256(spread_bits(plane_1 + 4 * kHalf), bit));
-  }
-  return codes;
-}
-
-// The integers of 32 codes. Up to 4 bits one byte shuffle; 5 and 6 bits: one for each 16 entries, where codes outside
-// them get their highest bit set (saturating add), for which the shuffle gives 0.
-template <unsigned kBits>
-__m256i look_up(__m256i codes, const __m256i (&books)[4]) {
-  if constexpr (kBits <= 4) return _mm256_shuffle_epi8(books[0], codes);
-  if constexpr (kBits == 7)  // 2 * code - 127
-    return _mm256_sub_epi8(_mm256_add_epi8(codes, codes), _mm256_set1_epi8(127));
-  __m256i values = _mm256_setzero_si256();
-  for (int i = 0; i < (kBits == 5 ? 2 : 4); ++i) {
-    const __m256i entry = _mm256_sub_epi8(codes, _mm256_set1_epi8(static_cast<char>(16 * i)));
-    const __m256i index = _mm256_adds_epu8(entry, _mm256_set1_epi8(0x70));
-    values = _mm256_or_si256(values, _mm256_shuffle_epi8(books[i], index));
-  }
-  return values;
-}
-
-template <unsigned kBits>
-void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, std::int8_t* out) {
-  __m256i books[4];
-  for (int i = 0; i < 4; ++i) books[i] = _mm256_broadcastsi128_si256(load_16(codebook(kBits).values + 16 * i));
-  for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-    const std::byte* plane_4 = codes + tile * num_groups * kBits * 8;
-    const std::byte* plane_2 = plane_4 + (kBits & 4u ? num_groups * 32 : 0);
-    const std::byte* plane_1 = plane_2 + (kBits & 2u ? num_groups * 16 : 0);
-    for (std::size_t group = 0; group < num_groups; ++group) {
-      auto* to = reinterpret_cast<__m256i*>(out + (tile * num_groups + group) * kGroup);
-      const __m256i first = load_codes<kBits, 0>(plane_4 + group * 32, plane_2 + group * 16, plane_1 + group * 8);
-      const __m256i second = load_codes<kBits, 1>(plane_4 + group * 32, plane_2 + group * 16, plane_1 + group * 8);
-      _mm256_store_si256(to, look_up<kBits>(first, books));
-      _mm256_store_si256(to + 1, look_up<kBits>(second, books));
-    }
-  }
-}
-
-// All tiles: [num_tiles][num_groups][64]. `room` holds them unless 8-bit codes can be read in place.
-const std::int8_t* expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups,
-                          std::int8_t* room) {
-  switch (bits) {
-    case 1:
-      expand_tiles<1>(codes, num_tiles, num_groups, room);
-      break;
-    case 2:
-      expand_tiles<2>(codes, num_tiles, num_groups, room);
-      break;
-    case 3:
-      expand_tiles<3>(codes, num_tiles, num_groups, room);
-      break;
-    case 4:
-      expand_tiles<4>(codes, num_tiles, num_groups, room);
-      break;
-    case 5:
-      expand_tiles<5>(codes, num_tiles, num_groups, room);
-      break;
-    case 6:
-      expand_tiles<6>(codes, num_tiles, num_groups, room);
-      break;
-    case 7:
-      expand_tiles<7>(codes, num_tiles, num_groups, room);
-      break;
-    default:
-      return reinterpret_cast<const std::int8_t*>(codes);
-  }
-  return room;
 }
 
 // Eight sums of four from two registers that hold each of them in two neighbouring lanes.
@@ -172,13 +84,14 @@ void score_tile(const std::int8_t* keys, const std::byte* scales, const KeyTiles
   const std::size_t num_groups = tiles.head_dim / 4, block_groups = tiles.bits == 8 ? 8 : num_groups;
   __m256 sum[kVectors][2];  // from -0: adding to it changes nothing, not even the sign of a zero
   for (std::size_t v = 0; v < kVectors; ++v) sum[v][0] = sum[v][1] = _mm256_set1_ps(-0.0f);
-  for (std::size_t group = 0; group < num_groups; group += block_groups, scales += kTile * 2) {
+  for (std::size_t group = 0; group < num_groups; group += block_groups, scales += scale_row_bytes(tiles.bits)) {
     const std::size_t end = group + block_groups < num_groups ? group + block_groups : num_groups;
     __m256i total[kVectors][2];
     add_groups<kVectors>(keys, group, end, queries.codes + first * tiles.head_dim, tiles.head_dim, total);
     for (std::size_t v = 0; v < kVectors; ++v)
       for (std::size_t i = 0; i < 2; ++i) {
-        const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(total[v][i]), load_float16(scales + i * 16));
+        const __m256 key_scales = load_scales(scales, 8 * i, tiles.bits, tiles.exponent);
+        const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(total[v][i]), key_scales);
         sum[v][i] = _mm256_add_ps(sum[v][i], product);
       }
   }
@@ -193,12 +106,12 @@ void score_tile(const std::int8_t* keys, const std::byte* scales, const KeyTiles
 
 void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
   alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* keys = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, room);
+  const std::int8_t* keys = expand_avx2({tiles.codes, tiles.num_tiles, tiles.head_dim / 4, tiles.bits, true}, room);
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   const std::size_t num_blocks = tiles.bits == 8 ? (tiles.head_dim + 31) / 32 : 1;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, scores += kTile) {
     const std::int8_t* tile_keys = keys + tile * tiles.head_dim * kTile;
-    const std::byte* scales = tiles.scales + tile * num_blocks * kTile * 2;
+    const std::byte* scales = tiles.scales + tile * num_blocks * scale_row_bytes(tiles.bits);
     std::size_t v = 0;
     for (; v + 3 <= queries.num_vectors; v += 3) score_tile<3>(tile_keys, scales, tiles, queries, v, step, scores);
     if (queries.num_vectors - v == 2) score_tile<2>(tile_keys, scales, tiles, queries, v, step, scores);
@@ -294,9 +207,10 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
   return {max, sum_lanes(sums[0], sums[1])};
 }
 
-// Value scales as floats; negative ones and those that are not finite as 0.
-__m256 load_scales(const std::byte* scales) {
-  const __m256 x = load_float16(scales);
+// Value scales; negative ones and those that are not finite as 0.
+__m256 load_value_scales(const ValueTiles& tiles, std::size_t tile, std::size_t first) {
+  const std::byte* row = tiles.scales + tile * scale_row_bytes(tiles.bits);
+  const __m256 x = load_scales(row, first, tiles.bits, tiles.exponent);
   const __m256 finite = _mm256_cmp_ps(x, _mm256_set1_ps(std::numeric_limits<float>::max()), _CMP_LE_OQ);
   return _mm256_max_ps(_mm256_and_ps(x, finite), _mm256_setzero_ps());
 }
@@ -349,13 +263,13 @@ void add_block(const std::int8_t* values, std::size_t num_blocks, const Weights&
 
 void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
   alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* values = expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, room);
+  const std::int8_t* values =
+      expand_avx2({tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, tiles.bits, false}, room);
   const float step = codebook(tiles.bits).step;
   const std::size_t num_blocks = tiles.padded_dim / kTile;
   Weights quantized;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, values += tiles.padded_dim * kTile) {
-    const std::byte* scales = tiles.scales + tile * kTile * 2;
-    const __m256 low_scales = load_scales(scales), high_scales = load_scales(scales + kTile);
+    const __m256 low_scales = load_value_scales(tiles, tile, 0), high_scales = load_value_scales(tiles, tile, 8);
     for (std::size_t v = 0; v < num_vectors; ++v)
       quantized.factors[v] = quantize_weights(weights + v * kPartialSlots + tile * kTile, low_scales, high_scales, step,
                                               quantized.codes[v]);

@@ -1,8 +1,6 @@
 // AVX-512 F BW DQ VL, VNNI and VBMI.
 //
-// Codes become the codebook's integers by byte permutes (vpermb reads the low six bits of an index: a small codebook
-// repeated over the register needs no masking), then vpdpbusd multiplies unsigned by signed bytes, four at a time,
-// without saturation.
+// vpdpbusd multiplies unsigned by signed bytes, four at a time, without saturation.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -11,6 +9,7 @@
 #include <limits>
 
 #include "core/kernels/attention.h"
+#include "core/kernels/expand.h"
 #include "core/kernels/target.h"
 
 #if defined(__GNUC__) && !defined(__clang__)  // gcc 12's own intrinsics start from undefined registers (its bug 105593)
@@ -18,7 +17,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-POLYKV_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+POLYKV_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 namespace polykv::core {
 namespace {
 
@@ -37,10 +36,13 @@ __m512i broadcast_4(const void* bytes) {
   return _mm512_set1_epi32(value);
 }
 
-std::uint64_t load_mask(const std::byte* bytes) {
-  std::uint64_t mask;
-  std::memcpy(&mask, bytes, sizeof mask);
-  return mask;
+// 16 scales of codes of `bits` bits: bytes of trellis codes, or float16.
+constexpr std::size_t scale_row_bytes(unsigned bits) { return bits <= 5 ? kTile : 2 * kTile; }
+__m512 load_scale_row(const std::byte* row, unsigned bits, int exponent) {
+  if (bits > 5) return load_float16(row);
+  const __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)));
+  const __m512i scales = _mm512_add_epi32(_mm512_slli_epi32(x, 18), _mm512_set1_epi32((exponent + 127) << 23));
+  return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(_mm512_test_epi32_mask(x, x), scales));
 }
 
 // Adds lanes 8 apart, then 4, 2 and 1.
@@ -49,95 +51,6 @@ float sum_lanes(__m512 x) {
   const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
-}
-
-// ---- codes to integers
-
-// A codebook over a register: `low` serves codes whose highest plane bit is 0, `high` the others (odd widths only).
-struct Book {
-  __m512i low, high;
-};
-
-alignas(64) constexpr std::uint8_t kBytes0To63[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                                      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-                                                      32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
-                                                      48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
-
-template <unsigned kBits>
-Book load_book(const std::int8_t* values, __m512i flip) {
-  constexpr int kEntries = 1 << (kBits & 6u);  // what the wide planes index: all but the last bit of an odd width
-  const __m512i index = _mm512_and_si512(_mm512_load_si512(kBytes0To63), _mm512_set1_epi8(kEntries - 1));
-  const __m512i low = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(values));
-  const __m512i high = _mm512_permutexvar_epi8(index, _mm512_loadu_si512(values + kEntries));
-  return {_mm512_xor_si512(low, flip), _mm512_xor_si512(high, flip)};
-}
-
-// A tile of num_groups groups -> out [num_groups][64], 64-byte aligned.
-template <unsigned kBits>
-void expand_tile(const std::byte* tile, std::size_t num_groups, Book book, std::int8_t* out) {
-  const __m512i shift_4 = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
-  const __m512i shift_2 = _mm512_set_epi64(6, 6, 4, 4, 2, 2, 0, 0);
-  const __m512i turn_2 = _mm512_set_epi64(2, 2, 0, 0, 62, 62, 60, 60);  // right: bits 2k and up to bits 4 and 5
-  const std::byte* plane_4 = tile;
-  const std::byte* plane_2 = tile + (kBits & 4u ? num_groups * 32 : 0);
-  const std::byte* plane_1 = plane_2 + (kBits & 2u ? num_groups * 16 : 0);
-  for (std::size_t group = 0; group < num_groups; ++group) {
-    __m512i index = _mm512_setzero_si512();
-    if constexpr ((kBits & 4u) != 0) {
-      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane_4 + group * 32));
-      index = _mm512_srlv_epi64(_mm512_broadcast_i64x4(x), shift_4);
-    }
-    if constexpr ((kBits & 2u) != 0) {
-      const __m512i x = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(plane_2 + group * 16)));
-      if constexpr ((kBits & 4u) != 0)  // mask ? index : turned plane
-        index = _mm512_ternarylogic_epi64(index, _mm512_rorv_epi64(x, turn_2), _mm512_set1_epi8(15), 0xe4);
-      else
-        index = _mm512_srlv_epi64(x, shift_2);
-    }
-    __m512i values = kBits == 1 ? book.low : _mm512_permutexvar_epi8(index, book.low);
-    if constexpr ((kBits & 1u) != 0) {
-      const __mmask64 mask = load_mask(plane_1 + group * 8);
-      values = kBits == 1 ? _mm512_mask_mov_epi8(values, mask, book.high)
-                          : _mm512_mask_permutexvar_epi8(values, mask, index, book.high);
-    }
-    _mm512_store_si512(out + group * kGroup, values);
-  }
-}
-
-void copy_tile(const std::byte* tile, std::size_t num_groups, __m512i flip, std::int8_t* out) {
-  for (std::size_t group = 0; group < num_groups; ++group)
-    _mm512_store_si512(out + group * kGroup, _mm512_xor_si512(_mm512_loadu_si512(tile + group * kGroup), flip));
-}
-
-template <unsigned kBits>
-void expand_tiles(const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
-                  std::int8_t* out) {
-  const Book book = load_book<kBits>(codebook(kBits).values, flip);
-  for (std::size_t tile = 0; tile < num_tiles; ++tile)
-    expand_tile<kBits>(codes + tile * num_groups * kBits * 8, num_groups, book, out + tile * num_groups * kGroup);
-}
-
-// All tiles, each byte xored with `flip`: out [num_tiles][num_groups][64].
-void expand(unsigned bits, const std::byte* codes, std::size_t num_tiles, std::size_t num_groups, __m512i flip,
-            std::int8_t* out) {
-  switch (bits) {
-    case 1:
-      return expand_tiles<1>(codes, num_tiles, num_groups, flip, out);
-    case 2:
-      return expand_tiles<2>(codes, num_tiles, num_groups, flip, out);
-    case 3:
-      return expand_tiles<3>(codes, num_tiles, num_groups, flip, out);
-    case 4:
-      return expand_tiles<4>(codes, num_tiles, num_groups, flip, out);
-    case 5:
-      return expand_tiles<5>(codes, num_tiles, num_groups, flip, out);
-    case 6:
-      return expand_tiles<6>(codes, num_tiles, num_groups, flip, out);
-    case 7:
-      return expand_tiles<7>(codes, num_tiles, num_groups, flip, out);
-    default:
-      return copy_tile(codes, num_tiles * num_groups, flip, out);
-  }
 }
 
 // ---- scores
@@ -184,7 +97,9 @@ void score_block(const std::int8_t* keys, const KeyTiles& tiles, std::size_t fir
                                  queries.high + first * tiles.head_dim, queries.low + first * tiles.head_dim,
                                  tiles.head_dim, total);
     for (std::size_t t = 0; t < kTiles; ++t) {
-      const __m512 key_scale = load_float16(tiles.scales + ((first_tile + t) * num_blocks + block) * kTile * 2);
+      const std::size_t scale_row = (first_tile + t) * num_blocks + block;
+      const __m512 key_scale =
+          load_scale_row(tiles.scales + scale_row * scale_row_bytes(tiles.bits), tiles.bits, tiles.exponent);
       for (std::size_t v = 0; v < kVectors; ++v) {
         float* to = scores + v * kPartialSlots + t * kTile;
         const __m512i bias = _mm512_set1_epi32(128 * queries.block_sums[(first + v) * num_blocks + block]);
@@ -210,7 +125,7 @@ void score_vectors(const std::int8_t* keys, const KeyTiles& tiles, const CodeQue
 
 void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
   alignas(64) std::int8_t keys[kMaxTiles * kTile * 512];
-  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.head_dim / 4, _mm512_set1_epi8(-128), keys);
+  expand_avx512({tiles.codes, tiles.num_tiles, tiles.head_dim / 4, tiles.bits, true}, 0x80, keys);
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   std::size_t v = 0;
   for (; v + 4 <= queries.num_vectors; v += 4) score_vectors<4, 2>(keys, tiles, queries, v, step, scores);
@@ -332,7 +247,7 @@ void load_scales(const ValueTiles& tiles, __m512 (&scales)[kMaxTiles]) {
   for (std::size_t t = 0; t < kMaxTiles; ++t) {
     scales[t] = _mm512_setzero_ps();
     if (t >= tiles.num_tiles) continue;
-    const __m512 x = load_float16(tiles.scales + t * kTile * 2);
+    const __m512 x = load_scale_row(tiles.scales + t * scale_row_bytes(tiles.bits), tiles.bits, tiles.exponent);
     const __mmask16 used = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ) &
                            _mm512_cmp_ps_mask(x, _mm512_set1_ps(std::numeric_limits<float>::max()), _CMP_LE_OQ);
     scales[t] = _mm512_maskz_mov_ps(used, x);
@@ -424,7 +339,7 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
   load_scales(tiles, scales);
   for (std::size_t v = 0; v < num_vectors; ++v)
     quantize_weights(weights + v * kPartialSlots, tiles.num_tiles, scales, step, v, quantized);
-  expand(tiles.bits, tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, _mm512_setzero_si512(), values);
+  expand_avx512({tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, tiles.bits, false}, 0, values);
   std::size_t v = 0;
   for (; v + 3 <= num_vectors; v += 3) add_vectors<3>(values, tiles, quantized, v, out);
   if (num_vectors - v == 2) add_vectors<2>(values, tiles, quantized, v, out);

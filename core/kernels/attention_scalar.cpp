@@ -8,6 +8,7 @@
 #include "core/codebook.h"
 #include "core/float16.h"
 #include "core/kernels/attention.h"
+#include "core/trellis.h"
 
 namespace polykv::core {
 
@@ -38,7 +39,13 @@ float float16_at(const std::byte* bytes, std::size_t i) {
       static_cast<std::uint16_t>(byte_at(bytes, 2 * i) | (unsigned{byte_at(bytes, 2 * i + 1)} << 8)));
 }
 
-// Code `e` of group `group`, from the planes of a tile of `num_groups` groups.
+// Scale number `i` of rows of 16: bytes of trellis codes, or float16.
+float scale_at(const std::byte* scales, std::size_t i, unsigned bits, int exponent) {
+  return bits <= 5 ? byte_to_scale(byte_at(scales, i), exponent) : float16_at(scales, i);
+}
+
+// Code `e` of group `group`, from the planes of a tile of `num_groups` groups; of trellis codes without the trellis
+// bit, whose plane is the last.
 unsigned code_at(const std::byte* tile, unsigned bits, std::size_t num_groups, std::size_t group, std::size_t e) {
   if (bits == 8) return byte_at(tile, group * kGroup + e);
   unsigned code = 0, shift = 0;
@@ -56,8 +63,31 @@ unsigned code_at(const std::byte* tile, unsigned bits, std::size_t num_groups, s
   return code;
 }
 
+// Group and place in it of a code: spec/codecs.md, "Tiles".
+struct Place {
+  std::size_t group, e;
+};
+Place place_of(bool is_key, std::size_t num_groups, std::size_t position, std::size_t d) {
+  if (is_key) return {d / 4, position * 4 + d % 4};
+  return {position / 4 * (num_groups / 4) + d / kTile, d % kTile * 4 + position % 4};
+}
+
+void expand_trellis(const std::byte* tile, unsigned bits, bool is_key, std::size_t num_groups, std::int8_t* out) {
+  const std::byte* trellis_bits = tile + num_groups * (bits - 1) * 8;
+  for (std::size_t position = 0; position < kTile; ++position) {
+    unsigned window = 0;
+    for (std::size_t d = 0; d < num_groups * 4; ++d) {
+      const auto [group, e] = place_of(is_key, num_groups, position, d);
+      window = window << 1 | code_at(trellis_bits, 1, num_groups, group, e);
+      const unsigned rank = code_at(tile, bits - 1, num_groups, group, e);
+      out[group * kGroup + e] = codebook(bits).values[trellis_subset(window) << (bits - 1) | rank];
+    }
+  }
+}
+
 // The integers of a tile of codes, [num_groups][64].
-void expand(const std::byte* tile, unsigned bits, std::size_t num_groups, std::int8_t* out) {
+void expand(const std::byte* tile, unsigned bits, bool is_key, std::size_t num_groups, std::int8_t* out) {
+  if (bits <= 5) return expand_trellis(tile, bits, is_key, num_groups, out);
   const std::int8_t* book = codebook(bits).values;
   for (std::size_t group = 0; group < num_groups; ++group)
     for (std::size_t e = 0; e < kGroup; ++e) {
@@ -80,7 +110,7 @@ void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* score
   const std::size_t num_blocks = (tiles.head_dim + block_dim - 1) / block_dim;
   const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
-    expand(tiles.codes + tile * tiles.head_dim * 2 * tiles.bits, tiles.bits, tiles.head_dim / 4, keys);
+    expand(tiles.codes + tile * tiles.head_dim * 2 * tiles.bits, tiles.bits, true, tiles.head_dim / 4, keys);
     for (std::size_t v = 0; v < queries.num_vectors; ++v)
       for (std::size_t t = 0; t < kTile; ++t) {
         float sum = -0.0f;  // adding to it changes nothing, not even the sign of a zero
@@ -89,7 +119,8 @@ void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* score
           const std::size_t end = std::min(tiles.head_dim, (block + 1) * block_dim);
           for (std::size_t d = block * block_dim; d < end; ++d)
             total += queries.codes[v * tiles.head_dim + d] * keys[d / 4 * kGroup + t * 4 + d % 4];
-          sum += static_cast<float>(total) * float16_at(tiles.scales, (tile * num_blocks + block) * kTile + t);
+          const std::size_t scale = (tile * num_blocks + block) * kTile + t;
+          sum += static_cast<float>(total) * scale_at(tiles.scales, scale, tiles.bits, tiles.exponent);
         }
         scores[v * kPartialSlots + tile * kTile + t] = sum * (queries.scales[v] * step) + queries.offsets[v];
       }
@@ -120,10 +151,10 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
 }
 
 // The u8 weights of one tile, and the factor of their sums; 0 if the tile is skipped.
-float quantize_weights(const float* weights, const std::byte* scales, float step, std::uint8_t* out) {
+float quantize_weights(const float* weights, const ValueTiles& tiles, std::size_t tile, float step, std::uint8_t* out) {
   float x[kTile], top = 0.0f;
   for (std::size_t t = 0; t < kTile; ++t) {
-    const float scale = float16_at(scales, t);
+    const float scale = scale_at(tiles.scales, tile * kTile + t, tiles.bits, tiles.exponent);
     x[t] = weights[t] * (scale > 0.0f && scale <= std::numeric_limits<float>::max() ? scale : 0.0f);
     top = std::max(top, x[t]);
   }
@@ -138,11 +169,10 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
   const float step = codebook(tiles.bits).step;
   const std::size_t num_blocks = tiles.padded_dim / kTile;
   for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
-    expand(tiles.codes + tile * tiles.padded_dim * 2 * tiles.bits, tiles.bits, tiles.padded_dim / 4, values);
+    expand(tiles.codes + tile * tiles.padded_dim * 2 * tiles.bits, tiles.bits, false, tiles.padded_dim / 4, values);
     for (std::size_t v = 0; v < num_vectors; ++v) {
       std::uint8_t u8[kTile];
-      const float factor =
-          quantize_weights(weights + v * kPartialSlots + tile * kTile, tiles.scales + tile * kTile * 2, step, u8);
+      const float factor = quantize_weights(weights + v * kPartialSlots + tile * kTile, tiles, tile, step, u8);
       if (factor == 0.0f) continue;
       for (std::size_t d = 0; d < tiles.padded_dim; ++d) {
         std::int32_t total = 0;

@@ -7,6 +7,7 @@
 
 #include "core/kernels/kernels.h"
 #include "core/kernels/prefill.h"
+#include "core/kernels/trellis_quantizer.h"
 
 namespace polykv::core {
 
@@ -21,11 +22,11 @@ extern const RowKernels kRowsAvx2, kRowsAvx512;
 
 namespace {
 
-const KernelTable kScalar{"scalar", &kAttentionScalar, &kLinearScalar, &kRowsScalar};
+const KernelTable kScalar{"scalar", &kAttentionScalar, &kLinearScalar, &kRowsScalar, &kTrellisScalar};
 
 #if defined(__x86_64__)
-const KernelTable kAvx2{"avx2", &kAttentionAvx2, &kLinearAvx2, &kRowsAvx2};
-const KernelTable kAvx512{"avx512", &kAttentionAvx512, &kLinearAvx512, &kRowsAvx512};
+const KernelTable kAvx2{"avx2", &kAttentionAvx2, &kLinearAvx2, &kRowsAvx2, &kTrellisAvx2};
+const KernelTable kAvx512{"avx512", &kAttentionAvx512, &kLinearAvx512, &kRowsAvx512, &kTrellisAvx512};
 
 // __builtin_cpu_supports reads XGETBV too; F16C is not among the names that clang 14 knows.
 bool has_f16c() {

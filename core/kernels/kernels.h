@@ -15,6 +15,7 @@ namespace polykv::core {
 struct AttentionKernels;  // core/kernels/attention.h
 struct LinearKernels;     // core/kernels/linear.h
 struct RowKernels;        // core/kernels/rows.h
+struct TrellisQuantizer;  // core/kernels/trellis_quantizer.h
 struct PrefillKernels;    // core/kernels/prefill.h
 
 struct KernelTable {
@@ -22,6 +23,7 @@ struct KernelTable {
   const AttentionKernels* attention;
   const LinearKernels* linear;
   const RowKernels* rows;
+  const TrellisQuantizer* trellis;
 };
 
 // Best first; scalar is always there.

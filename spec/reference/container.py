@@ -91,7 +91,7 @@ def read_superblock(file):
     block = file[:SUPERBLOCK_BYTES]
     refuse_if(u32(block, 8) == 0x04030201, "kForeignByteOrder", 8, "the file is big-endian")
     refuse_if(u32(block, 8) != 0x01020304, "kMalformed", 8, "byte_order")
-    refuse_if((u16(block, 12), u16(block, 14)) != (0, 2), "kUnsupportedVersion", 12, "major and minor")
+    refuse_if((u16(block, 12), u16(block, 14)) != (0, 3), "kUnsupportedVersion", 12, "major and minor")
     refuse_if(u64(block, 48) != 0, "kUnsupportedFeature", 48, "features_incompat")
     refuse_if(u64(block, 4088) != xxh3_64(block[:4088]), "kBadChecksum", 4088, "checksum of the superblock")
     refuse_if(block[264] != 1, "kUnknownAlgorithm", 264, "checksum_algorithm")
@@ -104,7 +104,7 @@ def read_superblock(file):
     refuse_if(u64(block, 24) != len(file), "kTruncated", end, "file_bytes is not the size of the file")
     header = {
         "major": 0,
-        "minor": 2,
+        "minor": 3,
         "num_sections": u32(block, 20),
         "file_bytes": u64(block, 24),
         "features_compat": u64(block, 32),

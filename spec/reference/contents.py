@@ -1,8 +1,10 @@
 """What is in the sections: identity, tokens, source, layout (../pool-format.md, sections 8 to 12)."""
 
+import struct
+
 import pages
 import zstd_frame
-from container import Refused, first_invalid_utf8, refuse_if, u16, u32, u32s, u64
+from container import Refused, first_invalid_utf8, refuse_if, u32, u32s, u64
 from xxh3 import xxh3_64
 
 
@@ -131,7 +133,10 @@ def read_runs(data, base, offset, num_runs, num_sets):
         refuse_if(run["position_set"] >= num_sets, "kBadLayout", base + at, "position_set")
         for place, side in ((4, "key_codec"), (5, "value_codec")):
             refuse_if(not pages.known_codec(run[side]), "kUnknownCodec", base + at + place, side)
-        refuse_if(u16(data, at + 6), "kBadReserved", base + at + 6, "reserved bytes of a run")
+        run["key_exponent"], run["value_exponent"] = struct.unpack_from("<bb", data, at + 6)
+        for place, side in ((6, "key"), (7, "value")):
+            known = pages.known_exponent(run[f"{side}_codec"], run[f"{side}_exponent"])
+            refuse_if(not known, "kBadLayout", base + at + place, f"{side}_exponent")
         runs.append(run)
     return runs
 

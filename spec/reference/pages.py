@@ -1,7 +1,7 @@
 """Pages: from bytes to keys and values, as spec/codecs.md says, one value at a time, in binary32.
 
 page_bytes(key_codec, value_codec, head_dim, positions) -> size of one page
-read_page(page, ..., mean) -> keys, values: lists of array('f'), one a position
+read_page(page, ..., exponents, mean) -> keys, values: lists of array('f'), one a position
 first_unused_bit_set(page, ...) -> offset in the page of the first byte that should be zero and is not, or None
 """
 
@@ -24,25 +24,34 @@ SIGNS = bytes.fromhex(
 
 # Section 4.
 STEPS = {
-    1: 0x3BCDDDE5, 2: 0x3C42DB13, 3: 0x3C8ACF19, 4: 0x3CB04346,
-    5: 0x3CD25480, 6: 0x3CF18260, 7: 0x3D010204, 8: 0x3D010204,
+    1: 0x3C1830D6, 2: 0x3C6D2B50, 3: 0x3C9B5B9F, 4: 0x3CBB1AEA,
+    5: 0x3CDB59FF, 6: 0x3CF18260, 7: 0x3D010204, 8: 0x3D010204,
 }  # fmt: skip
 POSITIVE = {
-    1: [127],
-    2: [38, 127],
-    3: [14, 45, 79, 127],
-    4: [6, 18, 31, 44, 58, 75, 96, 127],
-    5: [3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 61, 70, 79, 90, 105, 127],
+    1: [41, 127],
+    2: [13, 42, 74, 127],
+    3: [6, 16, 28, 40, 54, 70, 92, 127],
+    4: [3, 7, 12, 16, 21, 26, 31, 37, 43, 49, 57, 65, 75, 87, 103, 127],
+    5: [1, 3, 5, 7, 9, 11, 14, 16, 18, 20, 22, 24, 26, 29, 31, 34,
+        36, 39, 42, 45, 48, 51, 55, 59, 63, 68, 74, 80, 88, 97, 109, 127],
     6: [1, 3, 6, 8, 10, 13, 15, 17, 20, 22, 24, 27, 30, 32, 35, 38,
         40, 43, 46, 49, 53, 56, 60, 64, 68, 73, 78, 84, 91, 99, 110, 127],
 }  # fmt: skip
 
 # Section 8: bits of a code in each plane, lowest first.
-PLANES = {1: [1], 2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}
+PLANES = {1: [1], 2: [1, 1], 3: [2, 1], 4: [2, 1, 1], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}
 
 
 def known_codec(codec):
     return 1 <= codec <= 8 or codec == F16
+
+
+def is_trellis(codec):
+    return 1 <= codec <= 5
+
+
+def known_exponent(codec, exponent):
+    return -64 <= exponent <= 63 if is_trellis(codec) else exponent == 0
 
 
 def removes_mean(key_codec):
@@ -67,12 +76,27 @@ def align(size, to):
 
 
 def integers(codec):
-    """The integer of each code, section 4."""
+    """The integer of each code, of trellis codes the alphabet: section 4."""
     if codec == 8:
         return [code - 256 if code > 127 else code for code in range(256)]
     if codec == 7:
         return [2 * code - 127 for code in range(128)]
     return [-integer for integer in reversed(POSITIVE[codec])] + POSITIVE[codec]
+
+
+def trellis_integers(codec, codes):
+    """Section 4: the integers of a vector's codes."""
+    alphabet, out = integers(codec), []
+    u1 = u2 = u3 = 0
+    for code in codes:
+        u, rank = code >> codec - 1, code & (1 << codec - 1) - 1
+        out.append(alphabet[4 * rank + 2 * (u ^ u1 ^ u3) + u2])
+        u1, u2, u3 = u, u1, u2
+    return out
+
+
+def scale_of_byte(byte, exponent):
+    return float32((exponent + 127 << 23) + (byte << 18)) if byte else 0.0
 
 
 def unrotate(y):
@@ -96,6 +120,7 @@ class Part:
         self.width = head_dim if is_key else align(head_dim, TILE)
         self.q8_0 = is_key and codec == 8
         self.scale_rows = 0 if codec == F16 else align(head_dim, 32) // 32 if self.q8_0 else 1
+        self.scale_bytes = 1 if is_trellis(codec) else 2
         self.tile_bytes = 2 * self.width * codec
 
     def locate(self, position, dim):
@@ -122,17 +147,25 @@ class Part:
     def float16_index(self, position, dim):
         return dim * TILE + position if self.is_key else position * self.width + dim
 
-    def vector(self, scales, tile, position):
+    def row_bytes(self):
+        """The scales of a tile."""
+        return self.scale_rows * TILE * self.scale_bytes
+
+    def vector(self, scales, exponent, tile, position):
         """Dequantized, before the mean: sections 4, 5, 6."""
         if self.codec == F16:
             at = [2 * self.float16_index(position, dim) for dim in range(self.head_dim)]
             return array("f", (float16s(tile[i : i + 2])[0] for i in at))
         codes = [self.code(tile, position, dim) for dim in range(self.head_dim)]
+        step = float32(STEPS[self.codec])
+        if is_trellis(self.codec):
+            factor = rounded([scale_of_byte(scales[position], exponent) * step])[0]
+            return unrotate(rounded(factor * integer for integer in trellis_integers(self.codec, codes)))
         scale = [float16s(scales[2 * (TILE * row + position) :][:2])[0] for row in range(self.scale_rows)]
         values = integers(self.codec)
         if self.q8_0:
             return rounded(scale[dim // 32] * values[code] for dim, code in enumerate(codes))
-        factor = rounded([scale[0] * float32(STEPS[self.codec])])[0]
+        factor = rounded([scale[0] * step])[0]
         return unrotate(rounded(factor * values[code] for code in codes))
 
 
@@ -143,7 +176,7 @@ def split(key_codec, value_codec, head_dim, positions):
     offset, places = 0, []
     for part in parts:
         places.append([part, offset])
-        offset += tiles * part.scale_rows * 32
+        offset += tiles * part.row_bytes()
     for place in places:
         place.append(offset)
         offset += tiles * place[0].tile_bytes
@@ -154,15 +187,16 @@ def page_bytes(key_codec, value_codec, head_dim, positions):
     return split(key_codec, value_codec, head_dim, positions)[1]
 
 
-def read_page(page, key_codec, value_codec, head_dim, positions, mean):
+def read_page(page, key_codec, value_codec, head_dim, positions, exponents, mean):
     sides = []
-    for part, scales, tiles in split(key_codec, value_codec, head_dim, positions)[0]:
+    places = split(key_codec, value_codec, head_dim, positions)[0]
+    for (part, scales, tiles), exponent in zip(places, exponents, strict=True):
         vectors = []
         for p in range(positions):
             tile = tiles + p // TILE * part.tile_bytes
-            row_bytes = part.scale_rows * 32
-            scale = scales + p // TILE * row_bytes
-            x = part.vector(page[scale : scale + row_bytes], page[tile : tile + part.tile_bytes], p % TILE)
+            scale = scales + p // TILE * part.row_bytes()
+            scales_of_tile = page[scale : scale + part.row_bytes()]
+            x = part.vector(scales_of_tile, exponent, page[tile : tile + part.tile_bytes], p % TILE)
             if part.is_key and removes_mean(part.codec):
                 x = rounded(a + b for a, b in zip(x, mean, strict=True))
             vectors.append(x)
@@ -197,8 +231,9 @@ def used_bits_of_page(key_codec, value_codec, head_dim, positions):
         for tile in range(align(positions, TILE) // TILE):
             in_tile = min(TILE, positions - tile * TILE)
             for row in range(part.scale_rows):
-                begin = scales + 32 * (tile * part.scale_rows + row)
-                mask[begin : begin + 2 * in_tile] = b"\xff" * (2 * in_tile)
+                size = part.scale_bytes * in_tile
+                begin = scales + part.scale_bytes * TILE * (tile * part.scale_rows + row)
+                mask[begin : begin + size] = b"\xff" * size
             begin = tiles + tile * part.tile_bytes
             mask[begin : begin + part.tile_bytes] = used_bits(part, in_tile)
     return mask

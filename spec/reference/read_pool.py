@@ -87,6 +87,7 @@ def read_values(pool, sets, heads, check_only):
                 for begin in (at, at + vector_bytes * num_sinks)
             )
         for run in head:
+            exponents = (run["key_exponent"], run["value_exponent"])
             positions = [p for low, high in sets[run["position_set"]] for p in range(low, high)]
             for i, (offset, size, in_page) in enumerate(run["pages"]):
                 page = pool.contents(5)[offset : offset + size]
@@ -95,7 +96,7 @@ def read_values(pool, sets, heads, check_only):
                 at = pool.offset(5) + offset + (wrong or 0)
                 refuse_if(wrong is not None, "kBadPadding", at, "an unused slot of a page is not zero")
                 if not check_only:
-                    keys, values = pages.read_page(page, *kind, mean)
+                    keys, values = pages.read_page(page, *kind, exponents, mean)
                     kept.update(zip(positions[64 * i :], zip(keys, values, strict=True), strict=False))
         yield number, kept
 

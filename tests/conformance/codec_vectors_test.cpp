@@ -12,6 +12,7 @@
 #include "core/codebook.h"
 #include "core/codec.h"
 #include "core/float16.h"
+#include "core/kernels/kernels.h"
 #include "core/rotation.h"
 #include "format/checksum.h"
 #include "format/page_layout.h"
@@ -49,7 +50,9 @@ std::vector<std::uint16_t> generated(std::uint64_t seed, std::size_t num_positio
 
 struct Vector {
   std::string codec;
-  std::size_t head_dim = 0, num_positions = 0, pages_bytes = 0;
+  std::size_t head_dim = 0, num_positions = 0;
+  int key_exponent = 0, value_exponent = 0;
+  std::size_t pages_bytes = 0;
   std::string sha256;
 };
 
@@ -61,7 +64,9 @@ std::vector<Vector> vectors_of_spec() {
       if (c == '|') c = ' ';
     std::istringstream fields(line);
     Vector v;
-    if (fields >> v.codec >> v.head_dim >> v.num_positions >> v.pages_bytes >> v.sha256 && v.sha256.size() == 64)
+    if (fields >> v.codec >> v.head_dim >> v.num_positions >> v.key_exponent >> v.value_exponent >> v.pages_bytes >>
+            v.sha256 &&
+        v.sha256.size() == 64)
       vectors.push_back(v);
   }
   return vectors;
@@ -74,11 +79,11 @@ std::string hex(const format::Digest& digest) {
   return out;
 }
 
-TEST_CASE("pages of the specification's test vectors", "[codec][conformance]") {
+void check_vectors(const char* kernels) {
   const std::vector<Vector> vectors = vectors_of_spec();
-  REQUIRE(vectors.size() == 38);
+  REQUIRE(vectors.size() == 40);
   for (const Vector& v : vectors) {
-    INFO(v.codec << " head_dim " << v.head_dim << " positions " << v.num_positions);
+    INFO(kernels << " " << v.codec << " head_dim " << v.head_dim << " positions " << v.num_positions);
     const auto codec = core::parse_codec_name(v.codec);
     REQUIRE(codec.has_value());
     const auto keys = generated(1, v.num_positions, v.head_dim), values = generated(2, v.num_positions, v.head_dim);
@@ -87,10 +92,21 @@ TEST_CASE("pages of the specification's test vectors", "[codec][conformance]") {
     std::vector<std::byte> pages(format::run_bytes(codec->key, codec->value, v.head_dim, v.num_positions),
                                  std::byte{0xaa});
     CHECK(pages.size() == v.pages_bytes);
-    REQUIRE(core::quantize_run(*codec, keys, values, v.head_dim, mean, pages).has_value());
+    const auto exponents = core::quantize_run(*codec, keys, values, v.head_dim, mean, pages);
+    REQUIRE(exponents.has_value());
+    CHECK(exponents->key == v.key_exponent);
+    CHECK(exponents->value == v.value_exponent);
     CHECK(hex(format::sha256(pages)) == v.sha256);
     CHECK(core::check_run_padding(*codec, pages, v.num_positions, v.head_dim).has_value());
   }
+}
+
+TEST_CASE("pages of the specification's test vectors, by every kernel table", "[codec][conformance]") {
+  for (const core::KernelTable* table : core::supported_kernels()) {
+    REQUIRE(core::select_kernels(table->name).has_value());
+    check_vectors(table->name);
+  }
+  REQUIRE(core::select_kernels(core::supported_kernels().front()->name).has_value());
 }
 
 TEST_CASE("the specification lists the signs and codebooks in use", "[codec][conformance]") {
@@ -107,8 +123,11 @@ TEST_CASE("the specification lists the signs and codebooks in use", "[codec][con
     REQUIRE(at != std::string::npos);
     if (bits >= 7) continue;  // given by a formula
     std::string integers = "|";
-    for (unsigned code = 1u << (bits - 1); code < 1u << bits; ++code)
-      integers.append(" ").append(std::to_string(book.values[code]));
+    const unsigned num_integers = bits <= 5 ? 2u << bits : 1u << bits;
+    for (unsigned i = num_integers / 2; i < num_integers; ++i) {
+      const unsigned index = bits <= 5 ? i % 4 << (bits - 1) | i / 4 : i;
+      integers.append(" ").append(std::to_string(book.values[index]));
+    }
     const std::string line = spec.substr(at, spec.find('\n', at) - at);
     CHECK(line.find(integers.append(" |")) != std::string::npos);
   }
@@ -136,11 +155,14 @@ TEST_CASE("the specification's worked example", "[codec][conformance]") {
     for (const int byte : bytes) expected[offset++] = static_cast<std::byte>(byte);
   };
   put(0x00, {0x08, 0x2c});              // key scale: 8 / 127
-  put(0x20, {0xf0, 0x45});              // value scale 5.9375
-  put(0x40, {0x10, 0x20, 0x30, 0x40});  // key codes of dims 0-3
-  put(0x80, {0x4f, 0x5f, 0x6f, 0x7f});  // and 4-7
-  put(0xc0, {0x06, 0, 0, 0, 0x07, 0, 0, 0, 0x06, 0, 0, 0, 0x08});
-  REQUIRE(core::quantize_run({8, 2}, x, x, 8, {}, pages).has_value());
+  put(0x20, {0xea});                    // value scale 5.25
+  put(0x30, {0x10, 0x20, 0x30, 0x40});  // key codes of dims 0-3
+  put(0x70, {0x4f, 0x5f, 0x6f, 0x7f});  // and 4-7
+  put(0xb0, {0x11, 0x01, 0x00, 0x10});  // ranks of the value
+  put(0xd0, {0x01, 0x10});              // and its trellis bits
+  const auto exponents = core::quantize_run({8, 2}, x, x, 8, {}, pages);
+  REQUIRE(exponents.has_value());
+  CHECK(*exponents == format::ScaleExponents{0, -5});
   CHECK(pages == expected);
 }
 

@@ -69,12 +69,16 @@ class WorkedExamples(unittest.TestCase):
             data = bytes.fromhex(data)
             page[int(offset, 16) : int(offset, 16) + len(data)] = data
         self.assertEqual(sum(map(bool, page)), 16)
-        [key], [value] = pages.read_page(page, 8, 2, 8, 1, None)
+        [key], [value] = pages.read_page(page, 8, 2, 8, 1, (0, -5), None)
         scale = 0.06298828125
         self.assertEqual(list(key), [scale * code for code in (16, 32, 48, 64, 79, 95, 111, 127)])
-        # 2 bits: the square of the error is 1 - cos^2 of the angle between the vector and its codes.
-        norm = sum(x * x for x in value) ** 0.5
-        self.assertAlmostEqual(norm, 204**0.5, delta=2**-11 * norm)  # the scale is a float16
+        # The projection on itself is kept, but for the rounding of the scale to a byte.
+        product = sum(x * (i + 1) for i, x in enumerate(value))
+        self.assertAlmostEqual(product, 204, delta=2**-6 * 204)
+        factor = 5.25 * pages.float32(pages.STEPS[2])
+        expected = pages.unrotate(pages.rounded(factor * i for i in (74, 74, 42, -127, -42, -74, -42, 13)))
+        for found, wanted in zip(value, expected, strict=True):
+            self.assertAlmostEqual(found, wanted, delta=1e-5)
         self.assertIsNone(pages.first_unused_bit_set(page, 8, 2, 8, 1))
 
     def test_superblock_of_pool_format_md(self):

@@ -10,7 +10,7 @@ from program import MODEL, PROGRAM, ROOT, Workplace, environment, expect
 
 TEXT = ROOT / "fixtures/text/lighthouse.txt"
 OTHER_MODEL = ROOT / "fixtures/models/llama-gqa-q8_0.gguf"
-OLD_POOL = ROOT / "fixtures/pools/v0.1/k5v4.pkv"
+OLD_POOLS = {version: ROOT / f"fixtures/pools/v{version}/k5v4.pkv" for version in ("0.1", "0.2")}
 
 
 def refused(place, status, words, *arguments, **options):
@@ -49,10 +49,11 @@ with Workplace() as place:
     place.run("ask", "none.pkv", "who", "--template", "none", "-n", "4")
 
     # A pool of an earlier version is refused with the command that builds it again, and the command does.
-    refused(place, 6, ["0.1", "polykv build POOL -o NEW"], "ask", OLD_POOL, "Hello?", "--trust")
-    place.run("build", OLD_POOL, "-o", "new.pkv")
-    place.run("ask", "new.pkv", "Hello?", "-n", "4")
-    os.remove(work / "new.pkv")
+    for version, pool in OLD_POOLS.items():
+        refused(place, 6, [version, "polykv build POOL -o NEW"], "ask", pool, "Hello?", "--trust")
+        place.run("build", pool, "-o", "new.pkv")
+        place.run("ask", "new.pkv", "Hello?", "-n", "4")
+        os.remove(work / "new.pkv")
 
     # Pools and models that do not fit each other name the first field.
     refused(place, 10, ["model.", "-m"], "ask", "tiny.pkv", "Hello?", "-m", OTHER_MODEL)

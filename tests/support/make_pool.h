@@ -109,6 +109,7 @@ inline format::Identity make_identity(const PoolRecipe& recipe) {
 
 // A layer as PoolWriter::write_layer takes it.
 struct TestLayer {
+  std::vector<format::ScaleExponents> exponents;
   std::vector<std::byte> pages, sinks, means;
 };
 inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint32_t layer) {
@@ -133,8 +134,10 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
     append(out.means, mean);
     if (num_positions == 0) continue;
     std::vector<std::byte> pages(format::run_bytes(recipe.codec.key, recipe.codec.value, head_dim, num_positions));
-    POLYKV_CHECK_STATUS(core::quantize_run(recipe.codec, keys.subspan(num_sinks * head_dim),
-                                           values.subspan(num_sinks * head_dim), head_dim, mean, pages));
+    POLYKV_TRY(const format::ScaleExponents exponents,
+               core::quantize_run(recipe.codec, keys.subspan(num_sinks * head_dim),
+                                  values.subspan(num_sinks * head_dim), head_dim, mean, pages));
+    out.exponents.push_back(exponents);
     out.pages.insert(out.pages.end(), pages.begin(), pages.end());
   }
   return out;
@@ -154,7 +157,7 @@ inline format::Status make_pool(const std::filesystem::path& path, const PoolRec
     POLYKV_TRY(const TestLayer made, make_layer(recipe, layer));
     const bool has_means = recipe.shape.num_tokens > format::kNumSinks;
     POLYKV_CHECK_STATUS(
-        writer.write_layer(layer, made.pages, made.sinks,
+        writer.write_layer(layer, made.exponents, made.pages, made.sinks,
                            has_means ? std::span<const std::byte>(made.means) : std::span<const std::byte>()));
   }
   return writer.finish(recipe.fidelity);

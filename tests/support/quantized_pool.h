@@ -64,7 +64,7 @@ class QuantizedPool {
 
   // One head's positions after the sinks, as the pages hold them: [num_positions][head_dim].
   void dequantize_head(std::uint32_t layer, std::uint32_t head, std::span<float> keys, std::span<float> values) const {
-    core::dequantize_run(codec_of(layer, head),
+    core::dequantize_run(codec_of(layer, head), run_of(layer, head).exponents,
                          std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)),
                          num_positions(), shape_.head_dim, mean_of(layer, head), keys, values);
   }
@@ -119,8 +119,10 @@ class QuantizedPool {
       core::mean_of_keys(keys.subspan(sink_values), dim,
                          std::span(means_).subspan(static_cast<std::size_t>(mean.data() - means_.data()), dim));
     }
-    return core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim, mean,
-                              std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)));
+    POLYKV_TRY(layout_.runs[layer * shape_.num_kv_heads + head].front().exponents,
+               core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim, mean,
+                                  std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head))));
+    return {};
   }
 
   format::KvShape shape_;

@@ -32,7 +32,7 @@ void break_start(BrokenMaker& maker) {
   maker.superblock8("start-major", ErrorCode::kUnsupportedVersion, 12, 1);
   // The version is one field of two numbers.
   maker.change("start-minor", ErrorCode::kUnsupportedVersion, 12, good, kSealEnds,
-               [](Bytes& pool) { pool[14] = std::byte{3}; });
+               [](Bytes& pool) { pool[14] = std::byte{4}; });
   maker.superblock8("start-incompat-parent", ErrorCode::kUnsupportedFeature, 48, 1);
   maker.change("start-incompat-unknown", ErrorCode::kUnsupportedFeature, 48, good, kSealEnds,
                [](Bytes& pool) { pool[55] = std::byte{0x80}; });

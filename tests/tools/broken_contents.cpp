@@ -128,14 +128,16 @@ void break_source(BrokenMaker& maker) {
 // The layout of the paged pool: one head of one run in k5v4, one position set.
 struct Run {
   std::uint32_t position_set = 0;
-  std::uint8_t key_codec = 5, value_codec = 4, reserved = 0;
+  std::uint8_t key_codec = 5, value_codec = 4;
+  std::int8_t key_exponent = 0, value_exponent = 0;
 };
 Bytes layout(std::uint32_t num_sets, std::uint32_t num_runs, std::uint32_t runs_of_head,
              std::initializer_list<Run> runs, std::initializer_list<std::uint32_t> sets) {
   Bytes out = le32({num_sets, num_runs, runs_of_head});
   for (const Run& run : runs) {
     append(out, le32({run.position_set}));
-    append(out, Bytes{std::byte{run.key_codec}, std::byte{run.value_codec}, std::byte{run.reserved}, std::byte{0}});
+    append(out, Bytes{std::byte{run.key_codec}, std::byte{run.value_codec}, static_cast<std::byte>(run.key_exponent),
+                      static_cast<std::byte>(run.value_exponent)});
   }
   append(out, le32(sets));
   return out;
@@ -158,7 +160,10 @@ void break_layout(BrokenMaker& maker) {
   add("key-codec-9", 16, layout(1, 1, 1, {{0, 9, 4}}, {0, 17, 4, 1, 4, 21}), ErrorCode::kUnknownCodec);
   add("value-codec-0", 17, layout(1, 1, 1, {{0, 5, 0}}, {0, 17, 4, 1, 4, 21}), ErrorCode::kUnknownCodec);
   add("value-codec-17", 17, layout(1, 1, 1, {{0, 5, 17}}, {0, 17, 4, 1, 4, 21}), ErrorCode::kUnknownCodec);
-  add("run-reserved", 18, layout(1, 1, 1, {{0, 5, 4, 1}}, {0, 17, 4, 1, 4, 21}), ErrorCode::kBadReserved);
+  add("key-exponent", 18, layout(1, 1, 1, {{0, 5, 4, 64, 0}}, {0, 17, 4, 1, 4, 21}));
+  add("value-exponent", 19, layout(1, 1, 1, {{0, 5, 4, 63, -65}}, {0, 17, 4, 1, 4, 21}));
+  add("key-exponent-of-float16-scales", 18, layout(1, 1, 1, {{0, 6, 4, -1, 0}}, {0, 17, 4, 1, 4, 21}));
+  add("value-exponent-of-none", 19, layout(1, 1, 1, {{0, 5, 16, 0, 1}}, {0, 17, 4, 1, 4, 21}));
   add("set-cut-off", 20, layout(1, 1, 1, {run}, {0, 17, 4}));
   add("set-form", 20, layout(1, 1, 1, {run}, {2, 17, 4, 1, 4, 21}));
   add("set-num-positions", 24, layout(1, 1, 1, {run}, {0, 16, 4, 1, 4, 21}));
@@ -185,7 +190,7 @@ void break_layout(BrokenMaker& maker) {
 }
 
 // The page of the paged pool holds 17 positions in two tiles. Offsets in it (codecs.md, section 7): key scales 0, value
-// scales 64, key tiles 128 (80 bytes each), value tiles 288 (128 bytes each), padding 544 to 575.
+// scales 32, key tiles 64 (80 bytes each), value tiles 224 (128 bytes each), padding 480 to 511.
 void break_pages(BrokenMaker& maker) {
   const auto add = [&](const char* name, std::uint64_t offset, std::uint8_t value) {
     maker.byte(std::string("page-") + name, ErrorCode::kBadPadding, maker.paged(), SectionKind::kPages, offset, value);
@@ -194,15 +199,16 @@ void break_pages(BrokenMaker& maker) {
   const auto with = [&](std::uint64_t offset, std::uint8_t bits) {
     return static_cast<std::uint8_t>(std::to_integer<std::uint8_t>(page[offset]) | bits);
   };
-  add("key-scale", 32 + 2, 1);                               // of position 17
-  add("value-scale", 64 + 32 + 30, 1);                       // of position 31
-  add("key-code", 128 + 80 + 4, 1);                          // 4-bit plane, position 17, dimension 0
-  add("key-code-1-bit", 128 + 80 + 64 + 1, 0x80);            // 1-bit plane, position 19, dimension 3
-  add("value-code", 288 + 128 + 1, with(288 + 128 + 1, 1));  // position 17, dimension 0
-  add("value-dim", 288, with(288, 0x10));                    // dimension 8 of position 0
-  add("end", 575, 1);
+  add("key-scale", 16 + 1, 1);                                        // of position 17
+  add("value-scale", 32 + 16 + 15, 1);                                // of position 31
+  add("key-code", 64 + 80 + 4, 1);                                    // 4-bit plane, position 17, dimension 0
+  add("key-code-1-bit", 64 + 80 + 64 + 1, 0x80);                      // trellis bits, position 19, dimension 3
+  add("value-code", 224 + 128 + 1, with(224 + 128 + 1, 1));           // position 17, dimension 0
+  add("value-dim", 224, with(224, 0x10));                             // dimension 8 of position 0
+  add("value-dim-trellis-bit", 224 + 96 + 4, with(224 + 96 + 4, 1));  // the same
+  add("end", 511, 1);
   PoolParts parts = take_apart(maker.paged());
-  parts.at(SectionKind::kPages).bytes.resize(640);
+  parts.at(SectionKind::kPages).bytes.resize(576);
   Bytes pool = put_together(parts);
   const std::uint64_t at = entry_of(pool, SectionKind::kLayout).offset;
   maker.add("page-surplus-bytes", ErrorCode::kBadLayout, at, std::move(pool));

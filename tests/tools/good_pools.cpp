@@ -113,7 +113,7 @@ format::Layout make_layout(const GoodPool& pool) {
       auto& sets = layout.position_sets;
       const format::PositionSet set{run.positions};
       const auto found = std::find(sets.begin(), sets.end(), set);
-      runs.push_back({static_cast<std::uint32_t>(found - sets.begin()), run.codec.key, run.codec.value, 0});
+      runs.push_back({static_cast<std::uint32_t>(found - sets.begin()), run.codec.key, run.codec.value});
       if (found == sets.end()) sets.push_back(set);
     }
   }
@@ -156,9 +156,10 @@ format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRe
     const std::vector<std::uint16_t> values = gather(head.values, head_dim, run.positions);
     std::vector<std::byte> pages(format::run_bytes(run.codec.key, run.codec.value, head_dim, keys.size() / head_dim));
     const bool has_mean = format::key_codec_removes_mean(run.codec.key);
-    POLYKV_CHECK_STATUS(core::quantize_run(run.codec, keys, values, head_dim,
-                                           has_mean ? std::span<const std::uint16_t>(mean) : std::span<std::uint16_t>(),
-                                           pages));
+    POLYKV_TRY(const format::ScaleExponents exponents,
+               core::quantize_run(run.codec, keys, values, head_dim,
+                                  has_mean ? std::span<const std::uint16_t>(mean) : std::span<std::uint16_t>(), pages));
+    layer.exponents.push_back(exponents);
     layer.pages.insert(layer.pages.end(), pages.begin(), pages.end());
   }
   return {};
@@ -186,7 +187,7 @@ format::Status write_pool(const GoodPool& pool, const std::filesystem::path& pat
                                    pool.heads[layer * pool.shape.num_kv_heads + kv_head], made));
     }
     if (!has_means) made.means.clear();
-    POLYKV_CHECK_STATUS(writer.write_layer(layer, made.pages, made.sinks, made.means));
+    POLYKV_CHECK_STATUS(writer.write_layer(layer, made.exponents, made.pages, made.sinks, made.means));
   }
   return writer.finish(pool.fidelity);
 }

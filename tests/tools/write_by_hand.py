@@ -98,14 +98,15 @@ SETS = [
     (bitmap, list(range(70, 150))),
     (bitmap, [4, 149]),
 ]
-# (position set, key codec, value codec) of each head; a head that keeps nothing, and runs from back to front.
-HEADS = [[(2, 8, 1), (0, 3, 8)], [], [(1, 7, 2)], [(3, 4, 6)]]
+# (position set, key codec, value codec, their exponents) of each head; a head that keeps nothing, and runs from back to
+# front. Exponents are greater than their scales need, or as small as can be.
+HEADS = [[(2, 8, 1, 0, 3), (0, 3, 8, -9, 0)], [], [(1, 7, 2, 0, -3)], [(3, 4, 6, -64, 0)]]
 
 
 def layout():
     runs = [run for head in HEADS for run in head]
     out = struct.pack(f"<{2 + len(HEADS)}I", len(SETS), len(runs), *(len(head) for head in HEADS))
-    return out + b"".join(struct.pack("<IBBH", *run, 0) for run in runs) + b"".join(form(s) for form, s in SETS)
+    return out + b"".join(struct.pack("<IBBbb", *run) for run in runs) + b"".join(form(s) for form, s in SETS)
 
 
 def float16(value):
@@ -117,6 +118,8 @@ def page(noise, key_codec, value_codec, positions):
     data = bytearray(noise.randrange(256) & used for used in pages.used_bits_of_page(*kind))
     for part, scales, tiles in pages.split(*kind)[0]:
         in_tiles = -(-positions // pages.TILE)
+        if part.scale_bytes == 1:
+            continue  # any byte is a scale
         for at in range(scales, scales + in_tiles * part.scale_rows * 32, 2):
             data[at : at + 2] = float16(noise.randrange(1, 64) / 16) if any(data[at : at + 2]) else b"\0\0"
         if part.codec == 8:
@@ -134,7 +137,7 @@ def sections():
     all_pages = b"".join(
         page(noise, key_codec, value_codec, min(64, len(SETS[number][1]) - first))
         for head in HEADS
-        for number, key_codec, value_codec in head
+        for number, key_codec, value_codec, *_ in head
         for first in range(0, len(SETS[number][1]), 64)
     )
     num_heads = NUM_LAYERS * NUM_KV_HEADS
@@ -194,7 +197,7 @@ def pool():
             checksum, digest_of[kind] = xxh3_64(padded, seed(2**32 + kind)), sha256(padded)
         table += struct.pack("<IIQQQQ", kind, flags, offset, size, len(padded), checksum) + digest_of[kind] + bytes(56)
         body += padded
-    head = bytes.fromhex("89504B560D0A1A0A") + struct.pack("<IHHIIQ", 0x01020304, 0, 2, 4096, len(placed), file_bytes)
+    head = bytes.fromhex("89504B560D0A1A0A") + struct.pack("<IHHIIQ", 0x01020304, 0, 3, 4096, len(placed), file_bytes)
     head += struct.pack("<QQQ", 1 << 63 | 1, 2, 0) + file_id + model + tokenizer + document + of_tokens + codec
     head += struct.pack("<8I", NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, NUM_TOKENS, len(chunks), 262144, 0, NUM_SINKS)
     head += b"\x01\x01" + bytes(6) + le(2**36, 8) + b"by hand, from the specification~" + bytes(32) + bytes(168)

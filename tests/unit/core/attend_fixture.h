@@ -58,8 +58,7 @@ class MemoryPool {
     const std::size_t num_heads = std::size_t{shape.num_layers} * shape.num_kv_heads;
     std::vector<format::Run> head_runs;
     for (const RunSpec& spec : runs) {
-      head_runs.push_back(
-          {static_cast<std::uint32_t>(layout_.position_sets.size()), spec.codec.key, spec.codec.value, 0});
+      head_runs.push_back({static_cast<std::uint32_t>(layout_.position_sets.size()), spec.codec.key, spec.codec.value});
       layout_.position_sets.push_back({spec.positions});
     }
     layout_.runs.assign(num_heads, head_runs);
@@ -100,7 +99,7 @@ class MemoryPool {
     std::size_t tile = 0;
     for (std::uint32_t i = 0; i < num_sinks_; ++i)
       keep(head, {first_position + i, tile, false, {}, {}}, keys, values, i);
-    for (const format::Run& run : layout_.runs[head]) make_run(head, run, keys, values, mean, first_position, tile);
+    for (format::Run& run : layout_.runs[head]) make_run(head, run, keys, values, mean, first_position, tile);
   }
 
   void keep(std::size_t head, Kept kept, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
@@ -112,7 +111,7 @@ class MemoryPool {
     kept_[head].push_back(std::move(kept));
   }
 
-  void make_run(std::size_t head, const format::Run& run, std::span<const std::uint16_t> keys,
+  void make_run(std::size_t head, format::Run& run, std::span<const std::uint16_t> keys,
                 std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
                 std::uint32_t first_position, std::size_t& tile) {
     const std::size_t dim = shape_.head_dim;
@@ -129,9 +128,9 @@ class MemoryPool {
     const std::span<std::byte> pages =
         std::span(pages_).subspan(run.pages_offset, format::run_bytes(codec.key, codec.value, dim, positions.size()));
     const auto run_mean = format::key_codec_removes_mean(codec.key) ? mean : std::span<const std::uint16_t>{};
-    static_cast<void>(core::quantize_run(codec, run_keys, run_values, dim, run_mean, pages));
+    run.exponents = core::quantize_run(codec, run_keys, run_values, dim, run_mean, pages).value();
     std::vector<float> key(run_keys.size()), value(run_keys.size());
-    core::dequantize_run(codec, pages, positions.size(), dim, run_mean, key, value);
+    core::dequantize_run(codec, run.exponents, pages, positions.size(), dim, run_mean, key, value);
     for (std::size_t i = 0; i < positions.size(); ++i) {
       if (i % 16 == 0) ++tile;
       kept_[head].push_back({positions[i],

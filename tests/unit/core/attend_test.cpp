@@ -185,7 +185,7 @@ TEST_CASE("attend: a child without means uses its parent's", "[attend]") {
   // means at all, and with those of the parent; over both pools it is not.
   format::Layout layout;
   layout.position_sets = {{{{90, 160}}}};
-  layout.runs = {{{0, 4, 4, 0}}};
+  layout.runs = {{{0, 4, 4, child.pool().runs(0, 0)[0].exponents}}};
   const core::KvPool without({child.pool().shape(), 90, 0, &layout, child.pool().runs(0, 0)[0].pages, {}, {}});
   Rows alone(3, 64), both(3, 64);
   alone.add(random, {{0, 0}, {90, 160}});

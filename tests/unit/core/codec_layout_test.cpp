@@ -45,6 +45,8 @@ std::vector<Place> places(unsigned bits, std::size_t num_groups, std::size_t gro
   if (bits == 8) return {whole};
   std::vector<Place> out;
   std::size_t plane = 0;
+  const bool has_trellis_bit = bits <= 5;
+  if (has_trellis_bit) --bits;
   if (bits >= 4) {
     out.push_back({plane + group * 32 + e % 32, e >= 32 ? 4u : 0u, 4});
     plane += num_groups * 32;
@@ -53,13 +55,18 @@ std::vector<Place> places(unsigned bits, std::size_t num_groups, std::size_t gro
     out.push_back({plane + group * 16 + e % 16, static_cast<unsigned>(2 * (e / 16)), 2});
     plane += num_groups * 16;
   }
-  if (bits % 2 == 1) out.push_back({plane + group * 8 + e / 8, static_cast<unsigned>(e % 8), 1});
+  if (bits % 2 == 1) {
+    out.push_back({plane + group * 8 + e / 8, static_cast<unsigned>(e % 8), 1});
+    plane += num_groups * 8;
+  }
+  if (has_trellis_bit) out.push_back({plane + group * 8 + e / 8, static_cast<unsigned>(e % 8), 1});
   return out;
 }
 
 TEST_CASE("each code's bits lie where the specification says", "[codec]") {
   const std::size_t num_groups = 3;
   for (unsigned bits = 1; bits <= 8; ++bits) {
+    const auto codec = static_cast<format::CodecId>(bits);
     for (std::size_t slot = 0; slot < num_groups * 64; ++slot) {
       std::vector<std::uint8_t> codes(num_groups * 64, 0), back(codes.size(), 0xaa);
       const unsigned code = (0xb5u * static_cast<unsigned>(slot + 1)) & ((1u << bits) - 1);
@@ -70,9 +77,9 @@ TEST_CASE("each code's bits lie where the specification says", "[codec]") {
         expected[place.byte] |= static_cast<std::byte>((rest & ((1u << place.width) - 1)) << place.bit);
         rest >>= place.width;
       }
-      core::pack_codes(bits, codes.data(), num_groups, tile.data());
+      core::pack_codes(codec, codes.data(), num_groups, tile.data());
       if (tile != expected) FAIL("bits " << bits << " slot " << slot);
-      core::unpack_codes(bits, tile.data(), num_groups, back.data());
+      core::unpack_codes(codec, tile.data(), num_groups, back.data());
       if (back != codes) FAIL("unpacking: bits " << bits << " slot " << slot);
     }
   }
@@ -136,15 +143,21 @@ TEST_CASE("a page of f16 by hand", "[codec]") {
 }
 
 // Pages written here bit by bit, as no quantizer would: one code of one position, the scale 2. The reader must give
-// unrotate(2 * step * book[code]).
+// unrotate(2 * step * integers). A trellis bit reaches three dimensions further.
 TEST_CASE("hand-made pages of rotated codecs are read by the specification", "[codec]") {
   const std::size_t head_dim = 24, num_positions = 37, position = 35, d = 21, tile = 2, lane = 3;
   for (unsigned bits = 1; bits <= 8; ++bits) {
     const CodecPair codec{static_cast<format::CodecId>(bits == 8 ? 7 : bits), static_cast<format::CodecId>(bits)};
     const format::PageLayout layout = format::page_layout(codec.key, codec.value, head_dim, num_positions);
     std::vector<std::byte> pages(layout.bytes, std::byte{0});
-    format::store_le16(&pages[layout.key_scales_offset + (tile * 16 + lane) * 2], 0x4000);
-    format::store_le16(&pages[layout.value_scales_offset + (tile * 16 + lane) * 2], 0x4000);
+    const auto put_scale = [&](std::size_t offset, format::CodecId id) {
+      if (id <= 5)
+        pages[offset + tile * 16 + lane] = std::byte{4 * 32};  // 2^(-3 + 4)
+      else
+        format::store_le16(&pages[offset + (tile * 16 + lane) * 2], 0x4000);
+    };
+    put_scale(layout.key_scales_offset, codec.key);
+    put_scale(layout.value_scales_offset, codec.value);
     const auto put = [&](std::size_t tile_offset, unsigned width, std::size_t num_groups, std::size_t group,
                          std::size_t e) {
       unsigned rest = (1u << width) - 1;  // the last code
@@ -158,11 +171,21 @@ TEST_CASE("hand-made pages of rotated codecs are read by the specification", "[c
         d % 16 * 4 + lane % 4);
     std::vector<float> keys(head_dim * num_positions, NAN), values = keys;
     const std::vector<std::uint16_t> mean(head_dim, 0x3c00);  // 1
-    core::dequantize_run(codec, pages, num_positions, head_dim, mean, keys, values);
+    core::dequantize_run(codec, {-3, -3}, pages, num_positions, head_dim, mean, keys, values);
     const auto expected = [&](unsigned width) {
       const core::Codebook& book = core::codebook(width);
       std::vector<float> out(head_dim, 2.0f * book.step * static_cast<float>(book.values[0]));
-      out[d] = 2.0f * book.step * static_cast<float>(book.values[(1u << width) - 1]);
+      const auto at = [&](std::size_t dim, unsigned index) {
+        out[dim] = 2.0f * book.step * static_cast<float>(book.values[index]);
+      };
+      const unsigned last_rank = (1u << (width - 1)) - 1;
+      if (width <= 5) {
+        at(d, 2u << (width - 1) | last_rank);  // u = 1: y1
+        at(d + 1, 2u << (width - 1));          // of one dimension ago: y1
+        at(d + 2, 1u << (width - 1));          // of two: y0
+      } else {
+        at(d, (1u << width) - 1);
+      }
       core::unrotate(out);
       return out;
     };
@@ -179,15 +202,15 @@ TEST_CASE("hand-made pages of rotated codecs are read by the specification", "[c
 TEST_CASE("pages of a run follow one another, the last one short", "[codec]") {
   for (const std::size_t num_positions : {std::size_t{64}, std::size_t{65}, std::size_t{130}}) {
     const std::size_t head_dim = 40;
-    const CodecPair codec{5, 4};
+    const CodecPair codec{6, 7};  // of codecs whose scales have no exponent in common
     const auto keys = gaussian(num_positions * head_dim, 1), values = gaussian(num_positions * head_dim, 2);
     const std::vector<std::uint16_t> mean(head_dim, 0x3800);
-    std::vector<std::byte> all(format::run_bytes(5, 4, head_dim, num_positions));
+    std::vector<std::byte> all(format::run_bytes(6, 7, head_dim, num_positions));
     REQUIRE(core::quantize_run(codec, keys, values, head_dim, mean, all).has_value());
     std::vector<std::byte> joined;
     for (std::size_t first = 0; first < num_positions; first += 64) {
       const std::size_t count = std::min<std::size_t>(64, num_positions - first);
-      std::vector<std::byte> page(format::page_layout(5, 4, head_dim, count).bytes);
+      std::vector<std::byte> page(format::page_layout(6, 7, head_dim, count).bytes);
       const std::span part_keys(keys.data() + first * head_dim, count * head_dim);
       const std::span part_values(values.data() + first * head_dim, count * head_dim);
       REQUIRE(core::quantize_run(codec, part_keys, part_values, head_dim, mean, page).has_value());
@@ -211,13 +234,13 @@ TEST_CASE("each unused bit is checked, and no used one", "[codec]") {
     const std::vector<std::uint16_t> mean(head_dim, 0);
     const std::size_t size = num_positions * head_dim;
     std::vector<float> keys(size), values(size), keys2(size), values2(size);
-    core::dequantize_run(codec, pages, num_positions, head_dim, mean, keys, values);
+    core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys, values);
     std::size_t num_padding_bits = 0;
     for (std::size_t bit = 0; bit < pages.size() * 8; ++bit) {
       const std::byte flip{static_cast<unsigned char>(1u << (bit % 8))};
       pages[bit / 8] ^= flip;
       const format::Status status = core::check_run_padding(codec, pages, num_positions, head_dim);
-      core::dequantize_run(codec, pages, num_positions, head_dim, mean, keys2, values2);
+      core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys2, values2);
       pages[bit / 8] ^= flip;
       const bool read = keys2 != keys || values2 != values;
       if (status.has_value() != read)
@@ -229,8 +252,8 @@ TEST_CASE("each unused bit is checked, and no used one", "[codec]") {
     }
     // What is used: scales and codes of each position.
     const format::PageLayout layout = format::page_layout(codec.key, codec.value, head_dim, 1);
-    const std::size_t used =
-        num_positions * (16 * (layout.key_scale_rows + layout.value_scale_rows) + head_dim * (codec.key + codec.value));
+    const std::size_t scale_bytes = (layout.key_scale_bytes + layout.value_scale_bytes) / 16;
+    const std::size_t used = num_positions * (8 * scale_bytes + head_dim * (codec.key + codec.value));
     CHECK(num_padding_bits == pages.size() * 8 - used);
   }
 }
@@ -250,7 +273,7 @@ TEST_CASE("random pages are read without harm", "[codec]") {
         std::vector<std::uint16_t> mean(head_dim);
         for (std::uint16_t& value : mean) value = static_cast<std::uint16_t>(generator());
         std::vector<float> keys(num_positions * head_dim), values(num_positions * head_dim);
-        core::dequantize_run(codec, pages, num_positions, head_dim, mean, keys, values);
+        core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys, values);
         if (num_positions % 16 != 0)
           CHECK_FALSE(core::check_run_padding(codec, pages, num_positions, head_dim).has_value());
       }

@@ -14,6 +14,7 @@
 #include "core/kernels/attention.h"
 #include "core/kernels/kernels.h"
 #include "core/tile_codes.h"
+#include "core/trellis.h"
 #include "format/page_layout.h"
 #include "tests/support/catch.h"
 
@@ -68,6 +69,33 @@ float half_at(const std::vector<std::byte>& bytes, std::size_t i) {
   return core::float16_to_float(half);
 }
 
+// Scales of codes of `bits` bits around 1: bytes over exponent -3, or float16; and what one of them is.
+constexpr int kExponent = -3;
+std::vector<std::byte> random_scales(Random& random, std::size_t count, unsigned bits) {
+  if (bits > 5) return random.float16(count, true);
+  std::vector<std::byte> out(count);
+  for (std::byte& byte : out) byte = static_cast<std::byte>(random.below(8) == 0 ? 0 : 64 + random.below(64));
+  return out;
+}
+double scale_of(const std::vector<std::byte>& scales, std::size_t i, unsigned bits) {
+  return bits > 5 ? half_at(scales, i) : core::byte_to_scale(std::to_integer<std::uint8_t>(scales[i]), kExponent);
+}
+
+// The integers of a position's codes, dimension by dimension.
+template <typename Slot>
+std::vector<int> integers_of(unsigned bits, const std::vector<std::uint8_t>& codes, std::size_t num_dims,
+                             const Slot& slot) {
+  std::vector<int> out;
+  unsigned window = 0;
+  for (std::size_t d = 0; d < num_dims; ++d) {
+    const unsigned code = codes[slot(d)];
+    window = window << 1 | code >> (bits - 1);
+    const unsigned rank = code & ((1u << (bits - 1)) - 1);
+    out.push_back(core::codebook(bits).values[bits <= 5 ? core::trellis_subset(window) << (bits - 1) | rank : code]);
+  }
+  return out;
+}
+
 const std::size_t kHeadDims[] = {8, 24, 40, 64, 80, 96, 128, 256, 512};
 
 struct Queries {
@@ -120,8 +148,8 @@ TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
       const std::size_t block_dim = bits == 8 ? 32 : head_dim, num_blocks = (head_dim + block_dim - 1) / block_dim;
       const Queries queries(random, num_vectors, head_dim, block_dim);
       const auto codes = random.bytes(num_tiles * head_dim * 2 * bits);
-      const auto scales = random.float16(num_tiles * num_blocks * 16, true);
-      const core::KeyTiles tiles{scales.data(), codes.data(), num_tiles, head_dim, bits};
+      const auto scales = random_scales(random, num_tiles * num_blocks * 16, bits);
+      const core::KeyTiles tiles{scales.data(), codes.data(), num_tiles, head_dim, bits, kExponent};
       std::vector<float> expected(num_vectors * kPartialSlots, -1.0f);
       scalar().score_codes(tiles, queries.view(), expected.data());
       for (const core::KernelTable* table : core::supported_kernels()) {
@@ -136,13 +164,14 @@ TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
       const float step = bits == 8 ? 1.0f : core::codebook(bits).step;
       for (std::size_t v = 0; v < num_vectors; v += 5)
         for (std::size_t t = 0; t < num_tiles * 16; t += 3) {
-          core::unpack_codes(bits, codes.data() + t / 16 * head_dim * 2 * bits, head_dim / 4, unpacked.data());
+          core::unpack_codes(static_cast<format::CodecId>(bits), codes.data() + t / 16 * head_dim * 2 * bits,
+                             head_dim / 4, unpacked.data());
+          const std::vector<int> integers =
+              integers_of(bits, unpacked, head_dim, [&](std::size_t d) { return core::key_slot(t % 16, d); });
           double sum = 0, magnitude = 0, query_error = 0;
           for (std::size_t d = 0; d < head_dim; ++d) {
-            const std::uint8_t code = unpacked[core::key_slot(t % 16, d)];
-            const double key =
-                static_cast<double>(bits == 8 ? static_cast<std::int8_t>(code) : core::codebook(bits).values[code]) *
-                step * half_at(scales, (t / 16 * num_blocks + d / block_dim) * 16 + t % 16);
+            const double key = static_cast<double>(integers[d]) * step *
+                               scale_of(scales, (t / 16 * num_blocks + d / block_dim) * 16 + t % 16, bits);
             sum += key * queries.values[v * head_dim + d];
             magnitude += std::fabs(key * queries.values[v * head_dim + d]);
             query_error += std::fabs(key) * queries.view().scales[v] * 0.5;
@@ -235,11 +264,11 @@ TEST_CASE("attention kernels: values of codes", "[kernels_attention]") {
       const std::size_t padded_dim = format::padded_value_dim(head_dim);
       const std::size_t num_vectors = 1 + random.below(core::kMaxVectors), num_tiles = 1 + random.below(4);
       const auto codes = random.bytes(num_tiles * padded_dim * 2 * bits);
-      const auto scales = random.float16(num_tiles * 16, true);
+      const auto scales = random_scales(random, num_tiles * 16, bits);
       std::vector<float> weights(num_vectors * kPartialSlots, 0.0f);
       for (float& weight : weights) weight = random.below(4) == 0 ? 0.0f : std::exp(3.0f * random.normal());
       for (std::size_t t = 0; t < 16; ++t) weights[t] = 0.0f;  // a tile that the first vector does not see
-      const core::ValueTiles tiles{scales.data(), codes.data(), num_tiles, padded_dim, bits};
+      const core::ValueTiles tiles{scales.data(), codes.data(), num_tiles, padded_dim, bits, kExponent};
       const std::vector<float> before = random.normals(num_vectors * padded_dim);
       std::vector<float> expected = before;
       scalar().add_codes(tiles, weights.data(), num_vectors, expected.data());
@@ -256,13 +285,15 @@ TEST_CASE("attention kernels: values of codes", "[kernels_attention]") {
       for (std::size_t d = 0; d < padded_dim; d += 7) {
         double sum = before[v * padded_dim + d], magnitude = std::fabs(sum), weight_error = 0;
         for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-          core::unpack_codes(bits, codes.data() + tile * padded_dim * 2 * bits, padded_dim / 4, unpacked.data());
+          core::unpack_codes(static_cast<format::CodecId>(bits), codes.data() + tile * padded_dim * 2 * bits,
+                             padded_dim / 4, unpacked.data());
           double top = 0, integers = 0;
           for (std::size_t t = 0; t < 16; ++t) {
             const double x =
-                static_cast<double>(weights[v * kPartialSlots + tile * 16 + t]) * half_at(scales, tile * 16 + t);
-            const double value = core::codebook(bits).values[unpacked[core::value_slot(t, d, padded_dim)]] *
-                                 static_cast<double>(core::codebook(bits).step);
+                static_cast<double>(weights[v * kPartialSlots + tile * 16 + t]) * scale_of(scales, tile * 16 + t, bits);
+            const auto slot = [&](std::size_t dim) { return core::value_slot(t, dim, padded_dim); };
+            const double value =
+                integers_of(bits, unpacked, d + 1, slot)[d] * static_cast<double>(core::codebook(bits).step);
             sum += x * value;
             magnitude += std::fabs(x * value);
             top = std::max(top, x);
@@ -324,9 +355,10 @@ TEST_CASE("attention kernels: any bytes", "[kernels_attention]") {
     const Queries queries(random, num_vectors, head_dim, bits == 8 ? 32 : head_dim);
     const auto codes = random.bytes(4 * padded_dim * 2 * bits), halves = random.bytes(64 * padded_dim * 2);
     const auto scales = random.bytes(4 * num_blocks * 16 * 2);  // a sixteenth of them infinite or not a number
-    const core::KeyTiles keys{scales.data(), codes.data(), 4, head_dim, bits};
+    const int exponent = static_cast<int>(random.below(128)) - 64;
+    const core::KeyTiles keys{scales.data(), codes.data(), 4, head_dim, bits, exponent};
     const core::KeyTiles half_keys{nullptr, halves.data(), 4, head_dim, 0};
-    const core::ValueTiles values{scales.data(), codes.data(), 4, padded_dim, bits};
+    const core::ValueTiles values{scales.data(), codes.data(), 4, padded_dim, bits, exponent};
     const core::ValueTiles half_values{nullptr, halves.data(), 4, padded_dim, 0};
     std::vector<std::vector<float>> expected;
     const auto attention_kernels = core::supported_kernels();

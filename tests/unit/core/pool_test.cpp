@@ -25,7 +25,7 @@ struct Parts {
 
   Parts() {
     layout.position_sets = {{{{4, 300}}}, {{{5, 7}, {20, 90}}}, {{{7, 8}}}};
-    const format::Run all{0, 5, 4, 0}, some{1, 16, 16, 0}, one{2, 8, 3, 0};
+    const format::Run all{0, 5, 4, {-3, 7}}, some{1, 16, 16}, one{2, 8, 3, {0, -64}};
     layout.runs = {{all}, {some, one}, {all}, {some, one}};
     std::uint64_t offset = 0;
     for (auto& head : layout.runs)
@@ -67,6 +67,8 @@ TEST_CASE("pool: runs, sinks and means lie where the layout says", "[pool]") {
   CHECK(expected == parts.pages.data() + parts.pages.size());
   CHECK(pool.runs(0, 0)[0].num_positions == 296);
   CHECK(pool.runs(1, 1)[1].codec == core::CodecPair{8, 3});
+  CHECK(pool.runs(0, 0)[0].exponents == format::ScaleExponents{-3, 7});
+  CHECK(pool.runs(1, 1)[1].exponents == format::ScaleExponents{0, -64});
   CHECK(pool.check_layer(0).has_value());
 }
 

@@ -259,7 +259,18 @@ TEST_CASE("layout: what it refuses") {
     expect(one(codec | 4 << 8, 0, 36, 4, 1, 4, 40), ErrorCode::kUnknownCodec, 16);
     expect(one(5 | codec << 8, 0, 36, 4, 1, 4, 40), ErrorCode::kUnknownCodec, 17);
   }
-  expect(one(kK5V4 | 1 << 16, 0, 36, 4, 1, 4, 40), ErrorCode::kBadReserved, 18);
+  const auto exponents = [&](std::uint32_t codecs, int key, int value) {
+    return one(codecs | (key & 0xffu) << 16 | (value & 0xffu) << 24, 0, 36, 4, 1, 4, 40);
+  };
+  CHECK(exponents(kK5V4, -64, 63)->runs[0][0].exponents == format::ScaleExponents{-64, 63});
+  for (const int bad : {-128, -65, 64, 127}) {
+    expect(exponents(kK5V4, bad, 0), ErrorCode::kBadLayout, 18);
+    expect(exponents(kK5V4, 0, bad), ErrorCode::kBadLayout, 19);
+  }
+  for (const std::uint32_t codec : {6u, 7u, 8u, 16u}) {  // whose scales are float16, or none
+    expect(exponents(codec | 4 << 8, -1, 0), ErrorCode::kBadLayout, 18);
+    expect(exponents(5 | codec << 8, 0, 1), ErrorCode::kBadLayout, 19);
+  }
   expect(parse_layout({1, 1, 1, 0, kK5V4, 0, 36, 4}, kOneHead, all), ErrorCode::kBadLayout, 20);  // set cut off
   expect(one(kK5V4, 2, 36, 4, 1, 4, 40), ErrorCode::kBadLayout, 20);                              // form
   expect(one(kK5V4, 0, 35, 4, 1, 4, 40), ErrorCode::kBadLayout, 24);                              // positions

@@ -105,7 +105,6 @@ TEST_CASE("any two chunks of equal size exchanged are refused") {
     column->resize(4000, column->back());
   }
   sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 16, 16);
-  sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
   fill_values(sample, random);
   std::vector<std::byte> bytes = pool_bytes(sample);
   std::uint64_t offset = 0;

@@ -27,7 +27,11 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
 
-void check_same_layout(const format::Layout& found, const format::Layout& expected) {
+// `exponents` are those that came with the layers, head by head.
+void check_same_layout(const format::Layout& found, const format::Layout& expected,
+                       const std::vector<std::vector<format::ScaleExponents>>& exponents) {
+  std::vector<format::ScaleExponents> found_exponents, expected_exponents;
+  for (const auto& layer : exponents) expected_exponents.insert(expected_exponents.end(), layer.begin(), layer.end());
   REQUIRE(found.position_sets == expected.position_sets);
   REQUIRE(found.runs.size() == expected.runs.size());
   for (std::size_t head = 0; head < found.runs.size(); ++head) {
@@ -38,8 +42,10 @@ void check_same_layout(const format::Layout& found, const format::Layout& expect
       REQUIRE(a.key_codec == b.key_codec);
       REQUIRE(a.value_codec == b.value_codec);
       REQUIRE(a.pages_offset == b.pages_offset);
+      found_exponents.push_back(a.exponents);
     }
   }
+  CHECK(found_exponents == expected_exponents);
 }
 
 void check_round_trip(const SamplePool& sample) {
@@ -61,7 +67,7 @@ void check_round_trip(const SamplePool& sample) {
   CHECK(*text == spec.tokens.text);
   CHECK(reader->fidelity() == sample.fidelity);
   CHECK(reader->superblock().created == spec.created);
-  check_same_layout(reader->layout(), spec.layout);
+  check_same_layout(reader->layout(), spec.layout, sample.exponents);
   CHECK(same_bytes(reader->pages(), joined(sample.pages)));
   CHECK(same_bytes(reader->sinks(), joined(sample.sinks)));
   CHECK(same_bytes(reader->means(), joined(sample.means)));
@@ -106,7 +112,6 @@ TEST_CASE("pools of one to five tokens read back") {
     sample.spec.tokens.text_begin.resize(num_tokens);
     sample.spec.tokens.text_end.resize(num_tokens);
     sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 5, 4);
-    sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
     fill_values(sample, random);
     INFO(num_tokens << " tokens");
     CHECK(sample.spec.layout.position_sets.empty() == (num_tokens <= 4));
@@ -124,7 +129,6 @@ TEST_CASE("sections of several chunks read back, each chunk checked once on firs
     column->resize(2000, column->back());
   }
   sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 16, 16);
-  sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
   fill_values(sample, random);
   check_round_trip(sample);
 

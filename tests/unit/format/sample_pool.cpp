@@ -107,6 +107,7 @@ std::vector<std::string> TemporaryFolder::names() const {
 
 void fill_values(SamplePool& sample, std::mt19937_64& random) {
   format::PoolSpec& spec = sample.spec;
+  sample.exponents.clear(), sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
   spec.has_means = needs_means(spec.layout);
   const std::uint64_t total = spec.layout.place(spec.shape).value();
   const std::size_t head_values = std::size_t{spec.shape.num_kv_heads} * spec.shape.head_dim;
@@ -117,7 +118,17 @@ void fill_values(SamplePool& sample, std::mt19937_64& random) {
     begins[layer] = std::min(begins[layer], begins[layer + 1]);
     if (!spec.layout.runs[head].empty()) begins[layer] = spec.layout.runs[head].front().pages_offset;
   }
+  const auto exponent = [&](format::CodecId codec) {
+    return static_cast<std::int8_t>(format::is_trellis_codec(codec) ? static_cast<int>(below(random, 128)) - 64 : 0);
+  };
   for (std::size_t layer = 0; layer < spec.shape.num_layers; ++layer) {
+    std::vector<format::ScaleExponents>& exponents = sample.exponents.emplace_back();
+    const std::size_t first = layer * spec.shape.num_kv_heads;
+    for (std::size_t head = first; head < first + spec.shape.num_kv_heads; ++head)
+      for (const Run& run : spec.layout.runs[head]) {
+        const std::int8_t key = exponent(run.key_codec), value = exponent(run.value_codec);
+        exponents.push_back({key, value});
+      }
     sample.pages.push_back(random_bytes(random, begins[layer + 1] - begins[layer]));
     sample.sinks.push_back(random_bytes(random, head_values * num_sinks * 4));
     sample.means.push_back(random_bytes(random, spec.has_means ? head_values * 2 : 0));
@@ -161,7 +172,8 @@ format::Status write_pool(const SamplePool& sample, const std::filesystem::path&
   auto writer = format::PoolWriter::create(path, sample.spec, {force, mode});
   if (!writer) return writer.error();
   for (std::uint32_t layer = 0; layer < sample.spec.shape.num_layers; ++layer) {
-    POLYKV_CHECK_STATUS(writer->write_layer(layer, sample.pages[layer], sample.sinks[layer], sample.means[layer]));
+    POLYKV_CHECK_STATUS(writer->write_layer(layer, sample.exponents[layer], sample.pages[layer], sample.sinks[layer],
+                                            sample.means[layer]));
   }
   return writer->finish(sample.fidelity);
 }

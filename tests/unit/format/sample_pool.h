@@ -18,7 +18,8 @@ namespace polykv::tests {
 // What a pool is made of: enough to write it, and to compare with what a reader finds.
 struct SamplePool {
   format::PoolSpec spec;
-  std::vector<std::vector<std::byte>> pages, sinks, means;  // [num_layers]
+  std::vector<std::vector<format::ScaleExponents>> exponents;  // [num_layers][run]
+  std::vector<std::vector<std::byte>> pages, sinks, means;     // [num_layers]
   std::string fidelity;
 };
 
@@ -42,7 +43,7 @@ class TemporaryFolder {
 SamplePool tiny_sample(std::uint64_t seed = 1);
 // Anything valid: shapes, codecs, several runs a head, position sets that are ranges or bitmaps, few tokens.
 SamplePool random_sample(std::mt19937_64& random);
-// Fills pages, sinks and means for the spec's layout.
+// Fills exponents, pages, sinks and means anew, for the spec's layout.
 void fill_values(SamplePool& sample, std::mt19937_64& random);
 
 format::Status write_pool(const SamplePool& sample, const std::filesystem::path& path, bool force = false,

@@ -238,7 +238,6 @@ TEST_CASE("sections: means are there exactly if a codec needs them") {
   SamplePool sample = tiny_sample();
   std::mt19937_64 random(1);
   sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 8, 3);
-  sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
   fill_values(sample, random);
   PoolParts parts = take_apart(pool_bytes(sample));
   parts.add({SectionKind::kMeans, format::kSectionCritical, std::vector<std::byte>(16)});

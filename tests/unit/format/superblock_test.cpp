@@ -50,7 +50,8 @@ TEST_CASE("superblock: magic, byte order, version, features") {
   expect_field(12, 2, 1, ErrorCode::kUnsupportedVersion);
   expect_field(14, 2, 0, ErrorCode::kUnsupportedVersion, 12);
   expect_field(14, 2, 1, ErrorCode::kUnsupportedVersion, 12);
-  expect_field(14, 2, 3, ErrorCode::kUnsupportedVersion, 12);
+  expect_field(14, 2, 2, ErrorCode::kUnsupportedVersion, 12);
+  expect_field(14, 2, 4, ErrorCode::kUnsupportedVersion, 12);
   for (int bit = 0; bit < 64; ++bit) expect_field(48, 8, std::uint64_t{1} << bit, ErrorCode::kUnsupportedFeature);
 }
 
@@ -74,9 +75,10 @@ TEST_CASE("superblock: an unsupported version names the remedy") {
     REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kUnsupportedVersion));
     return status.error().message;
   };
-  CHECK(message(0, 1) == "superblock: format version is 0.1, expected 0.2; rebuild with: polykv build POOL -o NEW");
-  CHECK(message(0, 3) == "superblock: format version is 0.3, expected 0.2; it needs a newer polykv");
-  CHECK(message(1, 1) == "superblock: format version is 1.1, expected 0.2; it needs a newer polykv");
+  CHECK(message(0, 1) == "superblock: format version is 0.1, expected 0.3; rebuild with: polykv build POOL -o NEW");
+  CHECK(message(0, 2) == "superblock: format version is 0.2, expected 0.3; rebuild with: polykv build POOL -o NEW");
+  CHECK(message(0, 4) == "superblock: format version is 0.4, expected 0.3; it needs a newer polykv");
+  CHECK(message(1, 1) == "superblock: format version is 1.1, expected 0.3; it needs a newer polykv");
 }
 
 TEST_CASE("superblock: its own checksum") {

@@ -220,13 +220,12 @@ TEST_CASE("layers come in order, complete, each once") {
   std::mt19937_64 random(1);
   sample.spec.shape.num_layers = 2;
   sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 5, 4);
-  sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
   fill_values(sample, random);
   auto writer = PoolWriter::create(folder / "a.pkv", sample.spec, {});
   REQUIRE(writer.has_value());
   CHECK(writer->layout().runs[1][0].pages_offset == sample.pages[0].size());
   const auto write = [&](std::uint32_t layer, std::size_t pages, std::size_t sinks, std::size_t means) {
-    return code_of(writer->write_layer(layer, std::span(sample.pages[0]).first(pages),
+    return code_of(writer->write_layer(layer, sample.exponents[0], std::span(sample.pages[0]).first(pages),
                                        std::span(sample.sinks[0]).first(sinks),
                                        std::span(sample.means[0]).first(means)));
   };
@@ -235,7 +234,10 @@ TEST_CASE("layers come in order, complete, each once") {
   CHECK(write(0, pages - 1, sinks, means) == number(ErrorCode::kBadSectionSize));
   CHECK(write(0, pages, sinks - 1, means) == number(ErrorCode::kBadSectionSize));
   CHECK(write(0, pages, sinks, 0) == number(ErrorCode::kBadSectionSize));
+  CHECK(code_of(writer->write_layer(0, {}, sample.pages[0], sample.sinks[0], sample.means[0])) ==
+        number(ErrorCode::kBadSectionSize));
   CHECK(write(0, pages, sinks, means) == 0);
+  CHECK(writer->layout().runs[0][0].exponents == sample.exponents[0][0]);
   CHECK(write(0, pages, sinks, means) == number(ErrorCode::kFailed));
   CHECK(code_of(writer->finish("")) == number(ErrorCode::kFailed));
   CHECK(write(1, pages, sinks, means) == 0);
@@ -245,6 +247,14 @@ TEST_CASE("layers come in order, complete, each once") {
   CHECK(code_of(writer->finish("")) == 0);
   CHECK(code_of(writer->finish("")) == number(ErrorCode::kFailed));
   CHECK(code_of(open_and_verify(bytes_at(folder / "a.pkv"))) == 0);
+}
+
+TEST_CASE("exponents that no reader would take are not published") {
+  const TemporaryFolder folder;
+  SamplePool sample = tiny_sample();
+  sample.exponents[0][0].value = 64;
+  CHECK(code_of(write_pool(sample, folder / "a.pkv")) == number(ErrorCode::kBadLayout));
+  CHECK(folder.names().empty());
 }
 
 TEST_CASE("every system call of a build fails once, and from there on") {
@@ -385,7 +395,6 @@ TEST_CASE("a build killed at any moment leaves the old pool or the new one") {
     std::mt19937_64 random(sample == &before ? 1 : 2);
     sample->spec.shape = {6, 2, 64, 21};
     sample->spec.layout = format::Layout::uniform(sample->spec.shape, 0, 5, 4);
-    sample->pages.clear(), sample->sinks.clear(), sample->means.clear();
     fill_values(*sample, random);
   }
   const std::vector<std::byte> old_bytes = pool_bytes(before), new_bytes = pool_bytes(after);

@@ -49,7 +49,7 @@ TEST_CASE("random pools have sound pages in every codec, short ones too") {
       const RandomPool random({2, 3, 40, num_tokens}, codec);
       for (const core::KvPool::Run& run : random.pool().runs(1, 2)) {
         std::vector<float> keys(run.num_positions * 40), values(keys.size());
-        core::dequantize_run(codec, run.pages, run.num_positions, 40, {}, keys, values);
+        core::dequantize_run(codec, run.exponents, run.pages, run.num_positions, 40, {}, keys, values);
         double squares = 0;
         for (const float value : values) squares += static_cast<double>(value) * static_cast<double>(value);
         // Scales and float16 values are 0.5 to 1.5, so a vector's values are neither nothing nor huge: a scale read

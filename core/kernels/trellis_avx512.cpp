@@ -1,0 +1,23 @@
+#if defined(__x86_64__)
+
+#include <cstring>
+
+#include "core/codebook.h"
+#include "core/kernels/target.h"
+#include "core/kernels/trellis_quantizer.h"
+#include "core/kernels/unroll.h"
+#include "core/trellis.h"
+
+POLYKV_TARGET_BEGIN("avx2,avx512f,avx512bw,avx512dq,avx512vl")
+namespace polykv::core {
+namespace {
+constexpr std::size_t kLanes = 16;
+#include "core/kernels/trellis_body.inc"
+}  // namespace
+
+const TrellisQuantizer kTrellisAvx512 = kQuantizer;
+
+}  // namespace polykv::core
+POLYKV_TARGET_END
+
+#endif
