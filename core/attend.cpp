@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "core/attend_queries.h"
+#include "core/float16.h"
 #include "core/kernels/kernels.h"
 #include "core/rotation.h"
+#include "format/bytes.h"
 #include "format/page_layout.h"
 
 namespace polykv::core {
@@ -70,6 +72,7 @@ struct AttendScratch::Buffers {
   IntegerQueries rotated, blocked;  // for key codecs 1 to 7, and 8
   std::vector<float> offsets;       // [pool] before kv_head: query times mean
   std::vector<float> zeros;         // offsets of keys whose mean stayed: [kMaxVectors]
+  std::vector<float> balances;      // [kv_head][of keys, of values][head_dim]
   std::vector<std::uint8_t> not_finite;
   std::vector<SoftmaxSum> merged;
   std::vector<float> merged_plain, merged_rotated;  // [padded_dim]
@@ -143,8 +146,25 @@ class Step {
     }
   }
 
+  // Those of the chain's one pool that has some (a pool whose parent has means stores none), else ones.
+  void load_balances() {
+    buffers_.balances.assign(num_kv_heads_ * 2 * head_dim_, 1.0f);
+    const auto owner = std::find_if(chain_.begin(), chain_.end(),
+                                    [this](const KvPool* pool) { return !pool->mean(layer_, 0).empty(); });
+    if (owner == chain_.end()) return;
+    float* to = buffers_.balances.data();
+    for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
+      const KvPool::Transform transform = (*owner)->transform(layer_, kv_head);
+      for (const std::span<const std::byte> from : {transform.key_balance, transform.value_balance})
+        for (std::size_t d = 0; d < head_dim_; ++d) *to++ = float16_to_float(format::load_le16(from.data() + 2 * d));
+    }
+  }
+  const float* key_balance(std::uint32_t kv_head) const { return &buffers_.balances[kv_head * 2 * head_dim_]; }
+  const float* value_balance(std::uint32_t kv_head) const { return key_balance(kv_head) + head_dim_; }
+
   void prepare() {
     const std::size_t count = num_kv_heads_ * num_vectors_;
+    load_balances();
     buffers_.plain.resize(count * head_dim_);
     if (uses_rotated_) buffers_.rotated.resize(count, head_dim_, head_dim_);
     if (uses_blocked_) buffers_.blocked.resize(count, head_dim_, 32);
@@ -174,7 +194,13 @@ class Step {
       buffers_.not_finite[index] = !finite;
       if (uses_blocked_) buffers_.blocked.assign(index, {plain, head_dim_});
       if (!uses_rotated_) continue;
-      std::copy_n(plain, head_dim_, turned);
+      const float* balance = key_balance(kv_head);
+      for (std::size_t d = 0; d < head_dim_; ++d) {
+        turned[d] = plain[d] / balance[d];
+        finite &= turned[d] - turned[d] == 0.0f;
+      }
+      if (!finite) std::fill_n(turned, head_dim_, 0.0f);
+      buffers_.not_finite[index] = !finite;
       rotate({turned, head_dim_});
       buffers_.rotated.assign(index, {turned, head_dim_});
       for (std::size_t i = 0; i < chain_.size(); ++i) {
@@ -503,7 +529,8 @@ class Step {
       } else if (has_rotated_values_) {
         float* rotated = buffers_.merged_rotated.data() + index * padded_dim_;
         unrotate({rotated, head_dim_});
-        for (std::size_t d = 0; d < head_dim_; ++d) out[d] = (plain[d] + rotated[d]) / sum;
+        const float* balance = value_balance(kv_head);
+        for (std::size_t d = 0; d < head_dim_; ++d) out[d] = (plain[d] + rotated[d] / balance[d]) / sum;
       } else {
         for (std::size_t d = 0; d < head_dim_; ++d) out[d] = plain[d] / sum;
       }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -32,13 +33,29 @@ struct TileBuffers {
   std::array<float, format::kMaxHeadDim / 32 * kTileLanes> scales;
 };
 
-using Mean = std::array<float, format::kMaxHeadDim>;
+// A side's part of the transform, as float.
+struct Frame {
+  std::array<float, format::kMaxHeadDim> mean, balance;
+};
 
-Mean mean_as_float(CodecId key_codec, std::span<const std::uint16_t> mean) {
-  Mean out{};
-  if (format::key_codec_removes_mean(key_codec))
-    std::transform(mean.begin(), mean.end(), out.begin(), float16_to_float);
-  return out;
+void to_float(std::span<const std::uint16_t> from, float otherwise, std::array<float, format::kMaxHeadDim>& to) {
+  to.fill(otherwise);
+  std::transform(from.begin(), from.end(), to.begin(), float16_to_float);
+}
+
+Frame key_frame(CodecId codec, const HeadTransform& transform) {
+  const bool used = format::key_codec_removes_mean(codec);
+  Frame frame;
+  to_float(used ? transform.mean : std::span<const std::uint16_t>(), 0.0f, frame.mean);
+  to_float(used ? transform.key_balance : std::span<const std::uint16_t>(), 1.0f, frame.balance);
+  return frame;
+}
+
+Frame value_frame(const HeadTransform& transform) {
+  Frame frame;
+  frame.mean.fill(0.0f);
+  to_float(transform.value_balance, 1.0f, frame.balance);
+  return frame;
 }
 
 format::Status check_finite(std::span<const std::uint16_t> values, std::size_t head_dim, const char* what) {
@@ -52,16 +69,23 @@ format::Status check_finite(std::span<const std::uint16_t> values, std::size_t h
                            " of the run: dimension " + std::to_string(index % head_dim) + " is not a finite float16");
 }
 
-// values [num_positions][head_dim] -> tile [head_dim][16], mean removed, unused positions zero.
-void load_tile(std::span<const std::uint16_t> values, std::size_t head_dim, const Mean* mean, float* tile) {
+format::Status check_balance(std::span<const std::uint16_t> balance, const char* what) {
+  const auto bad = std::find_if(balance.begin(), balance.end(), [](std::uint16_t v) { return v == 0 || v >= 0x7c00; });
+  if (bad == balance.end()) return {};
+  return format::Error(format::ErrorCode::kNotFinite, std::string(what) + " balance of dimension " +
+                                                          std::to_string(bad - balance.begin()) +
+                                                          " is not a finite float16 above zero");
+}
+
+// values [num_positions][head_dim] -> tile [head_dim][16], transformed, unused positions zero.
+void load_tile(std::span<const std::uint16_t> values, std::size_t head_dim, const Frame& frame, float* tile) {
   const std::size_t num_positions = values.size() / head_dim;
   if (num_positions < kTileLanes) std::fill_n(tile, head_dim * kTileLanes, 0.0f);
-  Mean row;
+  std::array<float, format::kMaxHeadDim> row;
   for (std::size_t position = 0; position < num_positions; ++position) {
     const std::uint16_t* source = values.data() + position * head_dim;
     for (std::size_t d = 0; d < head_dim; ++d) row[d] = float16_to_float(source[d]);
-    if (mean != nullptr)
-      for (std::size_t d = 0; d < head_dim; ++d) row[d] -= (*mean)[d];
+    for (std::size_t d = 0; d < head_dim; ++d) row[d] = (row[d] - frame.mean[d]) * frame.balance[d];
     for (std::size_t d = 0; d < head_dim; ++d) tile[d * kTileLanes + position] = row[d];
   }
 }
@@ -117,13 +141,13 @@ void clear_codes(const TileKind& kind, const std::array<bool, kTileLanes>& posit
 
 // One tile of keys or values, 1 to 16 positions. Of trellis codecs all but the scales, which need the exponent of the
 // run: they go to `scales`, [16]. False: a scale does not fit float16.
-bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, const Mean* mean,
+bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, const Frame& frame,
                    const TileBytes<std::byte>& out, float* scales, TileBuffers& buffers) {
   if (kind.codec == kCodecF16) {
     store_float16_tile(kind, values, out.codes);
     return true;
   }
-  load_tile(values, kind.head_dim, mean, buffers.values.data());
+  load_tile(values, kind.head_dim, frame, buffers.values.data());
   bool finite = true;
   if (kind.is_trellis()) {
     rotate_16(std::span(buffers.values).first(kind.head_dim * kTileLanes));
@@ -146,7 +170,7 @@ bool quantize_tile(const TileKind& kind, std::span<const std::uint16_t> values, 
 }
 
 // The inverse; out [num_positions][head_dim].
-void dequantize_tile(const TileKind& kind, int exponent, const TileBytes<const std::byte>& in, const Mean* mean,
+void dequantize_tile(const TileKind& kind, int exponent, const TileBytes<const std::byte>& in, const Frame& frame,
                      TileBuffers& buffers, std::span<float> out) {
   const std::size_t head_dim = kind.head_dim, num_positions = out.size() / head_dim;
   if (kind.codec == kCodecF16) {
@@ -165,7 +189,7 @@ void dequantize_tile(const TileKind& kind, int exponent, const TileBytes<const s
     dequantize_rotated_tile(kind.codec, buffers.codes.data(), buffers.scales.data(), head_dim, buffers.values.data());
   for (std::size_t position = 0; position < num_positions; ++position)
     for (std::size_t d = 0; d < head_dim; ++d)
-      out[position * head_dim + d] = buffers.values[d * kTileLanes + position] + (mean != nullptr ? (*mean)[d] : 0.0f);
+      out[position * head_dim + d] = buffers.values[d * kTileLanes + position] / frame.balance[d] + frame.mean[d];
 }
 
 // The keys or the values of a run that is quantized.
@@ -173,11 +197,12 @@ struct Side {
   TileKind kind;
   const char* name;
   std::span<const std::uint16_t> values;
-  const Mean* mean;
+  const Frame& frame;
   std::vector<float> scales;  // of trellis codecs: [positions, whole tiles]
 
-  Side(const TileKind& its_kind, const char* its_name, std::span<const std::uint16_t> its_values, const Mean* its_mean)
-      : kind(its_kind), name(its_name), values(its_values), mean(its_mean) {
+  Side(const TileKind& its_kind, const char* its_name, std::span<const std::uint16_t> its_values,
+       const Frame& its_frame)
+      : kind(its_kind), name(its_name), values(its_values), frame(its_frame) {
     const std::size_t num_positions = values.size() / kind.head_dim;
     if (kind.is_trellis()) scales.resize((num_positions + kTileLanes - 1) / kTileLanes * kTileLanes);
   }
@@ -187,7 +212,7 @@ format::Status quantize_tile_of(Side& side, const PageWalk<std::byte>& walk, std
   const std::size_t first = walk.first_position() + tile * kTileLanes, head_dim = side.kind.head_dim;
   const auto values = side.values.subspan(first * head_dim, walk.tile_positions(tile) * head_dim);
   float* scales = side.scales.empty() ? nullptr : side.scales.data() + first;
-  if (quantize_tile(side.kind, values, side.mean, walk.tile(side.kind, tile), scales, buffers)) return {};
+  if (quantize_tile(side.kind, values, side.frame, walk.tile(side.kind, tile), scales, buffers)) return {};
   return format::Error(format::ErrorCode::kNotFinite, std::string(side.name) + " of the tile at position " +
                                                           std::to_string(first) +
                                                           " of the run: a scale is too large for float16");
@@ -250,15 +275,42 @@ void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std
   }
 }
 
+void balance_of(std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
+                std::span<const float> weights, double power, std::span<std::uint16_t> out) {
+  const std::size_t head_dim = out.size(), num_positions = values.size() / head_dim;
+  std::array<double, format::kMaxHeadDim> variance{}, logarithm{};
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::size_t d = i % head_dim;
+    const double x = double{float16_to_float(values[i])} - (mean.empty() ? 0.0 : double{float16_to_float(mean[d])});
+    variance[d] += x * x / static_cast<double>(num_positions);
+  }
+  // A thousandth of the average keeps a dimension that is always zero, or never asked for, within bounds.
+  double variance_sum = 0.0, weight_sum = 0.0, sum = 0.0;
+  for (std::size_t d = 0; d < head_dim; ++d) variance_sum += variance[d], weight_sum += double{weights[d]};
+  const double least_variance = 0.001 * variance_sum / static_cast<double>(head_dim);
+  const double least_weight = 0.001 * weight_sum / static_cast<double>(head_dim);
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    const double ratio = (double{weights[d]} + least_weight) / (variance[d] + least_variance);
+    logarithm[d] = ratio > 0.0 && std::isfinite(ratio) ? power * std::log2(ratio) : 0.0;
+    sum += logarithm[d];
+  }
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    const double centred = logarithm[d] - sum / static_cast<double>(head_dim);
+    out[d] = float_to_float16(static_cast<float>(std::exp2(std::clamp(centred, -4.0, 4.0))));
+  }
+}
+
 format::Result<format::ScaleExponents> quantize_run(CodecPair codec, std::span<const std::uint16_t> keys,
                                                     std::span<const std::uint16_t> values, std::size_t head_dim,
-                                                    std::span<const std::uint16_t> mean, std::span<std::byte> pages) {
+                                                    const HeadTransform& transform, std::span<std::byte> pages) {
   POLYKV_CHECK_STATUS(check_finite(keys, head_dim, "key"));
   POLYKV_CHECK_STATUS(check_finite(values, head_dim, "value"));
-  POLYKV_CHECK_STATUS(check_finite(mean, head_dim, "mean"));
-  const Mean key_mean = mean_as_float(codec.key, mean);
-  Side key_side(TileKind::keys(codec.key, head_dim), "keys", keys, &key_mean);
-  Side value_side(TileKind::values(codec.value, head_dim), "values", values, nullptr);
+  POLYKV_CHECK_STATUS(check_finite(transform.mean, head_dim, "mean"));
+  POLYKV_CHECK_STATUS(check_balance(transform.key_balance, "key"));
+  POLYKV_CHECK_STATUS(check_balance(transform.value_balance, "value"));
+  const Frame keys_frame = key_frame(codec.key, transform), values_frame = value_frame(transform);
+  Side key_side(TileKind::keys(codec.key, head_dim), "keys", keys, keys_frame);
+  Side value_side(TileKind::values(codec.value, head_dim), "values", values, values_frame);
   const PageWalk first_page(codec, pages, keys.size() / head_dim, head_dim);
   TileBuffers buffers;
   for (PageWalk walk = first_page; !walk.done(); walk.next()) {
@@ -275,17 +327,18 @@ format::Result<format::ScaleExponents> quantize_run(CodecPair codec, std::span<c
 }
 
 void dequantize_run(CodecPair codec, format::ScaleExponents exponents, std::span<const std::byte> pages,
-                    std::size_t num_positions, std::size_t head_dim, std::span<const std::uint16_t> mean,
+                    std::size_t num_positions, std::size_t head_dim, const HeadTransform& transform,
                     std::span<float> keys, std::span<float> values) {
-  const Mean key_mean = mean_as_float(codec.key, mean);
+  const Frame keys_frame = key_frame(codec.key, transform), values_frame = value_frame(transform);
   const TileKind key_kind = TileKind::keys(codec.key, head_dim), value_kind = TileKind::values(codec.value, head_dim);
   TileBuffers buffers;
   for (PageWalk walk(codec, pages, num_positions, head_dim); !walk.done(); walk.next()) {
     for (std::size_t tile = 0; tile < walk.layout().num_tiles; ++tile) {
       const std::size_t begin = (walk.first_position() + tile * kTileLanes) * head_dim;
       const std::size_t size = walk.tile_positions(tile) * head_dim;
-      dequantize_tile(key_kind, exponents.key, walk.keys(tile), &key_mean, buffers, keys.subspan(begin, size));
-      dequantize_tile(value_kind, exponents.value, walk.values(tile), nullptr, buffers, values.subspan(begin, size));
+      dequantize_tile(key_kind, exponents.key, walk.keys(tile), keys_frame, buffers, keys.subspan(begin, size));
+      dequantize_tile(value_kind, exponents.value, walk.values(tile), values_frame, buffers,
+                      values.subspan(begin, size));
     }
   }
 }

@@ -34,17 +34,34 @@ inline constexpr CodecPair kDefaultCodec{5, 4};
 // Sums in double, in position order. num_positions may be 0: the mean is 0.
 void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std::span<std::uint16_t> out);
 
+// What a head's keys and values go through before they are rotated, float16 bits [head_dim] each: keys become
+// (key - mean) * key_balance, values value * value_balance. An empty mean is zero, an empty balance one.
+struct HeadTransform {
+  std::span<const std::uint16_t> mean = {};
+  std::span<const std::uint16_t> key_balance = {};
+  std::span<const std::uint16_t> value_balance = {};
+};
+
+// Balances make dimensions in which errors count most, and which vary least, larger before all of them share one scale:
+// factor = (weight / variance) ^ power, their geometric mean 1, each within 1/16 and 16, rounded to float16.
+//   values   [num_positions][head_dim]; `mean` as above
+//   weights  [head_dim], how much a square error in the dimension counts; not negative, of any unit
+inline constexpr double kKeyBalancePower = 0.15;
+inline constexpr double kValueBalancePower = 0.25;
+void balance_of(std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
+                std::span<const float> weights, double power, std::span<std::uint16_t> out);
+
 // Fills `pages` (format::run_bytes long, every byte written, padding zero) and returns the exponents of their scales.
-//   mean [head_dim] float16 bits; empty, if the key codec removes none.
-// Errors: kNotFinite, if a value is not finite or a scale is too large to be stored.
+// Codecs that do not rotate take no part in the transform: k8 and f16.
+// Errors: kNotFinite, if a value is not finite, a balance is not above zero, or a scale is too large to be stored.
 format::Result<format::ScaleExponents> quantize_run(CodecPair codec, std::span<const std::uint16_t> keys,
                                                     std::span<const std::uint16_t> values, std::size_t head_dim,
-                                                    std::span<const std::uint16_t> mean, std::span<std::byte> pages);
+                                                    const HeadTransform& transform, std::span<std::byte> pages);
 
-// The inverse, for export, tests and reference: keys and values as float, [num_positions][head_dim], mean added back,
-// rotation undone. `pages` as quantize_run made them. Values may be nonsense on hostile pages, never out of bounds.
+// The inverse, for export, tests and reference: keys and values as float, [num_positions][head_dim], rotation and
+// transform undone. `pages` as quantize_run made them. Values may be nonsense on hostile pages, never out of bounds.
 void dequantize_run(CodecPair codec, format::ScaleExponents exponents, std::span<const std::byte> pages,
-                    std::size_t num_positions, std::size_t head_dim, std::span<const std::uint16_t> mean,
+                    std::size_t num_positions, std::size_t head_dim, const HeadTransform& transform,
                     std::span<float> keys, std::span<float> values);
 
 // The inverse for float16 pages, bit for bit: keys and values [num_positions][head_dim].

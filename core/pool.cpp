@@ -66,10 +66,11 @@ std::span<const std::byte> KvPool::sink_values(std::uint32_t layer, std::uint32_
   return parts_.sinks.subspan((head_index(layer, kv_head) * 2 + 1) * num_bytes, num_bytes);
 }
 
-std::span<const std::byte> KvPool::mean(std::uint32_t layer, std::uint32_t kv_head) const {
+KvPool::Transform KvPool::transform(std::uint32_t layer, std::uint32_t kv_head) const {
   if (parts_.means.empty()) return {};
   const std::size_t num_bytes = std::size_t{parts_.shape.head_dim} * 2;
-  return parts_.means.subspan(head_index(layer, kv_head) * num_bytes, num_bytes);
+  const auto head = parts_.means.subspan(head_index(layer, kv_head) * format::kMeanVectors * num_bytes);
+  return {head.first(num_bytes), head.subspan(num_bytes, num_bytes), head.subspan(2 * num_bytes, num_bytes)};
 }
 
 format::Status KvPool::check_layer(std::uint32_t layer) const {
@@ -87,7 +88,7 @@ format::Status KvPool::check_layer(std::uint32_t layer) const {
     POLYKV_CHECK_STATUS(reader_->check(parts_.sinks.subspan(layer * layer_bytes, layer_bytes)));
   }
   if (!parts_.means.empty()) {
-    const std::size_t layer_bytes = std::size_t{parts_.shape.head_dim} * 2 * num_heads;
+    const std::size_t layer_bytes = format::kMeanVectors * std::size_t{parts_.shape.head_dim} * 2 * num_heads;
     POLYKV_CHECK_STATUS(reader_->check(parts_.means.subspan(layer * layer_bytes, layer_bytes)));
   }
   return {};

@@ -58,8 +58,14 @@ class KvPool {
   std::span<const std::byte> sink_keys(std::uint32_t layer,
                                        std::uint32_t kv_head) const;  // float16 [num_sinks][head_dim]
   std::span<const std::byte> sink_values(std::uint32_t layer, std::uint32_t kv_head) const;
-  std::span<const std::byte> mean(std::uint32_t layer,
-                                  std::uint32_t kv_head) const;  // float16 [head_dim], may be empty
+  // float16 [head_dim] each; all empty, if the pool has none.
+  struct Transform {
+    std::span<const std::byte> mean, key_balance, value_balance;
+  };
+  Transform transform(std::uint32_t layer, std::uint32_t kv_head) const;
+  std::span<const std::byte> mean(std::uint32_t layer, std::uint32_t kv_head) const {
+    return transform(layer, kv_head).mean;
+  }
 
   // Checks every chunk that holds this layer's pages, sinks and means, once per process.
   format::Status check_layer(std::uint32_t layer) const;

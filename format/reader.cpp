@@ -131,7 +131,7 @@ Status PoolReader::State::check_sizes() const {
   POLYKV_CHECK_STATUS(check_section_bytes(find(SectionKind::kTokens), shape.num_tokens * kTokenBytes, "tokens"));
   POLYKV_CHECK_STATUS(check_section_bytes(find(SectionKind::kSinks), head_values * superblock.num_sinks * 4, "sinks"));
   if (const SectionEntry* means = find(SectionKind::kMeans)) {
-    POLYKV_CHECK_STATUS(check_section_bytes(means, head_values * 2, "means"));
+    POLYKV_CHECK_STATUS(check_section_bytes(means, head_values * kMeanVectors * 2, "means"));
   }
   const SectionEntry* fidelity_section = find(SectionKind::kFidelity);
   if (fidelity_section != nullptr && fidelity_section->bytes > kMaxFidelityBytes) {

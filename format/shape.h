@@ -47,6 +47,10 @@ struct ScaleExponents {
 inline constexpr int kMinScaleExponent = -64;
 inline constexpr int kMaxScaleExponent = 63;
 
+// The section of means has so many vectors a head: the mean of its keys, then the balances of keys and of values
+// (spec/codecs.md, "Balances").
+inline constexpr std::size_t kMeanVectors = 3;
+
 // True where the mean over the run's keys is removed before quantizing (spec/codecs.md, "means").
 constexpr bool key_codec_removes_mean(CodecId id) { return id >= 1 && id <= 7; }
 

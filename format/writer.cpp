@@ -266,7 +266,7 @@ Result<PoolWriter> PoolWriter::create(const std::filesystem::path& path, PoolSpe
 
   const std::uint64_t values_per_layer = std::uint64_t{shape.num_kv_heads} * shape.head_dim;
   state->sinks_per_layer = values_per_layer * superblock.num_sinks * 4;
-  state->means_per_layer = spec.has_means ? values_per_layer * 2 : 0;
+  state->means_per_layer = spec.has_means ? values_per_layer * kMeanVectors * 2 : 0;
   state->layer_pages = layer_offsets(spec.layout, shape, metadata.pages_bytes);
   state->add_section(SectionKind::kIdentity, metadata.identity.size());
   state->add_section(SectionKind::kTokens, metadata.tokens.size());

@@ -54,15 +54,15 @@ Status dequantize_head(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
   }
   place_sinks(pool.sink_keys(layer, kv_head), out.keys);
   place_sinks(pool.sink_values(layer, kv_head), out.values);
-  const auto mean = float16_bits(pool.mean(layer, kv_head));
+  const KvPool::Transform stored = pool.transform(layer, kv_head);
+  const auto mean = float16_bits(stored.mean), key_balance = float16_bits(stored.key_balance),
+             value_balance = float16_bits(stored.value_balance);
   std::vector<float> keys, values;
   for (const KvPool::Run& run : pool.runs(layer, kv_head)) {
     keys.resize(run.num_positions * head_dim);
     values.resize(run.num_positions * head_dim);
-    const bool removes_mean = format::key_codec_removes_mean(run.codec.key);
     core::dequantize_run(run.codec, run.exponents, run.pages, run.num_positions, head_dim,
-                         removes_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(), keys,
-                         values);
+                         {mean, key_balance, value_balance}, keys, values);
     std::size_t slot = 0;
     for (const format::PositionRange& range : run.positions) {
       const std::size_t first = (range.begin - pool.first_position()) * head_dim;

@@ -135,7 +135,7 @@ std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan)
   for (const CodecPair codec : plan)
     pages += format::run_bytes(codec.key, codec.value, shape.head_dim, shape.num_tokens - num_sinks);
   const std::uint64_t sinks = num_heads * 2 * num_sinks * shape.head_dim * 2;
-  const std::uint64_t means = removes_means(layout) ? num_heads * shape.head_dim * 2 : 0;
+  const std::uint64_t means = removes_means(layout) ? num_heads * format::kMeanVectors * shape.head_dim * 2 : 0;
   std::uint64_t sum = 0;
   for (const std::uint64_t bytes : {pages, sinks, means, std::uint64_t{layout.serialize(shape).size()}})
     sum += *format::checked_align(bytes, format::kSectionAlignment);

@@ -9,10 +9,11 @@ namespace polykv::runtime {
 
 using format::Status;
 
-LayerWriter::LayerWriter(const format::KvShape& shape, CodecPlan plan, format::PoolWriter& writer,
-                         core::Workers& workers)
+LayerWriter::LayerWriter(const format::KvShape& shape, CodecPlan plan, DimensionWeights weights,
+                         format::PoolWriter& writer, core::Workers& workers)
     : shape_(shape),
       plan_(std::move(plan)),
+      weights_(std::move(weights)),
       num_sinks_(std::min(shape.num_tokens, format::kNumSinks)),
       has_means_(removes_means(writer.layout())),
       writer_(writer),
@@ -32,7 +33,7 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
     head_offsets_.push_back(head_offsets_.back() + head_bytes(first_layer * num_kv_heads + head));
   pages_.resize(head_offsets_.back());
   sinks_.resize(num_heads * head_sinks);
-  means_.resize(has_means_ ? num_heads * shape_.head_dim : 0);
+  means_.resize(has_means_ ? num_heads * format::kMeanVectors * shape_.head_dim : 0);
   exponents_.resize(shape_.num_tokens > num_sinks_ ? num_heads : 0);
 
   std::vector<Status> statuses(num_heads);
@@ -55,7 +56,7 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
     POLYKV_CHECK_STATUS(writer_.write_layer(
         layer, std::span(exponents_).subspan(exponents_.empty() ? 0 : first, exponents_.empty() ? 0 : num_kv_heads),
         std::span(pages_).subspan(head_offsets_[first], head_offsets_[end] - head_offsets_[first]),
-        part(sinks_, head_sinks), part(means_, has_means_ ? shape_.head_dim : 0)));
+        part(sinks_, head_sinks), part(means_, has_means_ ? format::kMeanVectors * shape_.head_dim : 0)));
   }
   return {};
 }
@@ -68,6 +69,32 @@ Status LayerWriter::write(const LayerKv& layer) {
   });
 }
 
+// A head whose codecs take no part in it has a mean of zeros and balances of ones too, which nobody reads.
+core::HeadTransform LayerWriter::make_transform(std::size_t head, core::CodecPair codec, const HeadKv& kv) {
+  if (!has_means_) return {};
+  const std::size_t dim = shape_.head_dim;
+  const auto vector = [&](std::size_t i) {
+    return std::span(means_).subspan((head * format::kMeanVectors + i) * dim, dim);
+  };
+  const std::span<std::uint16_t> mean = vector(0), key_balance = vector(1), value_balance = vector(2);
+  constexpr std::uint16_t kOne = 0x3c00;
+  std::fill(mean.begin(), mean.end(), std::uint16_t{0});
+  std::fill(key_balance.begin(), key_balance.end(), kOne);
+  std::fill(value_balance.begin(), value_balance.end(), kOne);
+  const std::size_t first = (first_layer_ * std::size_t{shape_.num_kv_heads} + head) * dim;
+  if (format::key_codec_removes_mean(codec.key)) {
+    core::mean_of_keys(kv.keys, dim, mean);
+    if (!weights_.keys.empty() && !kv.keys.empty())
+      core::balance_of(kv.keys, mean, std::span(weights_.keys).subspan(first, dim), core::kKeyBalancePower,
+                       key_balance);
+  }
+  if (codec.value != format::kCodecF16 && !weights_.values.empty() && !kv.values.empty()) {
+    core::balance_of(kv.values, {}, std::span(weights_.values).subspan(first, dim), core::kValueBalancePower,
+                     value_balance);
+  }
+  return {mean, key_balance, value_balance};
+}
+
 Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
   const core::CodecPair codec = plan_[first_layer_ * std::size_t{shape_.num_kv_heads} + head];
   const std::size_t sink_values = std::size_t{num_sinks_} * shape_.head_dim;
@@ -75,21 +102,11 @@ Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
   std::copy_n(kv.keys.begin(), sink_values, sinks);
   std::copy_n(kv.values.begin(), sink_values, sinks + sink_values);
   const auto keys = kv.keys.subspan(sink_values), values = kv.values.subspan(sink_values);
-  std::span<std::uint16_t> mean;
-  if (has_means_) {
-    // A head whose codec keeps the mean has a vector too, which nobody reads.
-    mean = std::span(means_).subspan(head * shape_.head_dim, shape_.head_dim);
-    if (format::key_codec_removes_mean(codec.key)) {
-      core::mean_of_keys(keys, shape_.head_dim, mean);
-    } else {
-      std::fill(mean.begin(), mean.end(), std::uint16_t{0});
-      mean = {};
-    }
-  }
-  POLYKV_TRY(
-      const format::ScaleExponents exponents,
-      core::quantize_run(codec, keys, values, shape_.head_dim, mean,
-                         std::span(pages_).subspan(head_offsets_[head], head_offsets_[head + 1] - head_offsets_[head])));
+  const core::HeadTransform transform = make_transform(head, codec, {keys, values});
+  POLYKV_TRY(const format::ScaleExponents exponents,
+             core::quantize_run(
+                 codec, keys, values, shape_.head_dim, transform,
+                 std::span(pages_).subspan(head_offsets_[head], head_offsets_[head + 1] - head_offsets_[head])));
   if (!exponents_.empty()) exponents_[head] = exponents;
   return {};
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/runtime/codec_plan.h"
+#include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/model_runner.h"
 #include "core/workers.h"
 #include "format/shape.h"
@@ -27,7 +28,8 @@ using HeadSource = std::function<HeadKv(std::uint32_t layer, std::uint32_t kv_he
 class LayerWriter {
  public:
   // `plan` is that of the writer's layout. Writer and workers must outlive this; buffers are kept from call to call.
-  LayerWriter(const format::KvShape& shape, CodecPlan plan, format::PoolWriter& writer, core::Workers& workers);
+  LayerWriter(const format::KvShape& shape, CodecPlan plan, DimensionWeights weights, format::PoolWriter& writer,
+              core::Workers& workers);
 
   // Layers [first_layer, end_layer), which follow those written before. All heads go through the workers together, so
   // several layers at a time keep many threads busy. Errors: kNotFinite, naming layer and kv_head; the writer's.
@@ -39,9 +41,11 @@ class LayerWriter {
  private:
   format::Status quantize_head(std::size_t head, const HeadKv& kv);  // index since first_layer_
   std::size_t head_bytes(std::size_t plan_index) const;
+  core::HeadTransform make_transform(std::size_t head, core::CodecPair codec, const HeadKv& kv);
 
   format::KvShape shape_;
   CodecPlan plan_;
+  DimensionWeights weights_;
   std::uint32_t num_sinks_;
   bool has_means_;
   format::PoolWriter& writer_;
@@ -49,11 +53,11 @@ class LayerWriter {
 
   // Of the layers in work.
   std::uint32_t first_layer_ = 0;
-  std::vector<std::size_t> head_offsets_;  // in pages_, and their end
+  std::vector<std::size_t> head_offsets_;          // in pages_, and their end
   std::vector<format::ScaleExponents> exponents_;  // [head]; empty, if all positions are sinks
   std::vector<std::byte> pages_;
   std::vector<std::uint16_t> sinks_;  // [head][key, value][num_sinks][head_dim]
-  std::vector<std::uint16_t> means_;  // [head][head_dim]; empty without means
+  std::vector<std::uint16_t> means_;  // [head][mean, key balance, value balance][head_dim]; empty without means
 };
 
 }  // namespace polykv::runtime

@@ -98,7 +98,8 @@ class Build {
   Status build_at_once() {
     const CodecPlan plan = uniform_plan(shape_, *request_.codec.fixed);
     POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
-    LayerWriter layers(shape_, plan, writer, workers_);
+    weights_.values = output_squares(request_.model->file, workers_);
+    LayerWriter layers(shape_, plan, weights_, writer, workers_);
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
     return publish(writer, {});
   }
@@ -135,11 +136,13 @@ class Build {
   format::Result<CodecPlan> choose_plan(const KvSpool& spool) {
     const CodecChoice& choice = request_.codec;
     POLYKV_CHECK_STATUS(progress("plan", 0.0));
+    weights_.values = output_squares(request_.model->file, workers_);
     if (choice.fixed) return uniform_plan(shape_, *choice.fixed);
-    POLYKV_TRY(const std::vector<Sensitivity> sensitivities,
+    POLYKV_TRY(Sensitivities sensitivities,
                measure_sensitivity(request_.model->file, spool.pool(), ids_, tail_begin(shape_.num_tokens), workers_,
                                    [&](double share) { return progress("plan", share).has_value(); }));
-    return plan_of_bits(shape_, sensitivities, choice.bits_per_value.value_or(kDefaultBits));
+    weights_.keys = std::move(sensitivities.query_squares);
+    return plan_of_bits(shape_, sensitivities.heads, choice.bits_per_value.value_or(kDefaultBits));
   }
 
   format::Result<format::PoolWriter> create_writer(const CodecPlan& plan) {
@@ -155,7 +158,7 @@ class Build {
 
   // So many layers at a time that each thread has two heads or more.
   Status quantize(KvSpool& spool, const CodecPlan& plan, format::PoolWriter& writer) {
-    LayerWriter layers(shape_, plan, writer, workers_);
+    LayerWriter layers(shape_, plan, weights_, writer, workers_);
     const auto step =
         static_cast<std::uint32_t>((2 * workers_.num_threads() + shape_.num_kv_heads - 1) / shape_.num_kv_heads);
     for (std::uint32_t first = 0; first < shape_.num_layers; first += step) {
@@ -203,6 +206,7 @@ class Build {
   const std::vector<std::uint32_t> ids_;
   const std::string open_text_;
   const format::KvShape shape_;
+  DimensionWeights weights_;
   BuildReport report_;
 };
 

@@ -36,7 +36,7 @@ RandomPool::RandomPool(const format::KvShape& shape, core::CodecPair codec)
   const std::size_t num_heads = std::size_t{shape.num_layers} * shape.num_kv_heads;
   const std::uint32_t num_sinks = std::min(format::kNumSinks, shape.num_tokens);
   sinks_ = repeat(halves, num_heads * 2 * num_sinks * shape.head_dim * 2);
-  means_ = repeat(halves, num_heads * shape.head_dim * 2);
+  means_ = repeat(halves, num_heads * format::kMeanVectors * shape.head_dim * 2);
   const bool is_float16 = codec.key == format::kCodecF16;
   pages_ = repeat(is_float16 ? halves : codes, layout_.place(shape).value());  // of a uniform layout: cannot fail
   if (!is_float16) add_scales(codec, halves);

@@ -88,17 +88,20 @@ class Measurement {
         padded_dim_((config_.head_dim + kTile - 1) / kTile * kTile),
         workers_(workers),
         scratch_(workers.num_threads()),
+        query_squares_(std::size_t{config_.num_layers} * config_.num_kv_heads * config_.head_dim),
         sums_(std::size_t{config_.num_layers} * config_.num_kv_heads) {}
 
   // One layer of a step: `tail` has the step's rows appended after `num_before` others.
   void add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before);
 
-  std::vector<Sensitivity> mean_over(std::size_t num_rows) const {
-    std::vector<Sensitivity> result = sums_;
-    for (Sensitivity& s : result) {
+  Sensitivities mean_over(std::size_t num_rows) const {
+    Sensitivities result{sums_, {}};
+    for (Sensitivity& s : result.heads) {
       s.key /= static_cast<double>(num_rows);
       s.value /= static_cast<double>(num_rows);
     }
+    for (const double sum : query_squares_)
+      result.query_squares.push_back(static_cast<float>(sum / static_cast<double>(num_rows * config_.q_per_kv())));
     return result;
   }
 
@@ -141,6 +144,7 @@ class Measurement {
   std::vector<Scratch> scratch_;
   std::vector<PositionWeights> weights_;      // [layer][kv_head], once prepared
   std::vector<std::vector<double>> outputs_;  // [layer][q_head]: |W|^2
+  std::vector<double> query_squares_;         // [layer][kv_head][head_dim], sums
   std::vector<Sensitivity> sums_;             // [layer][kv_head]
 };
 
@@ -170,6 +174,11 @@ void Measurement::prepare_layer(std::uint32_t layer) {
 
 void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before) {
   prepare_layer(step.layer);
+  const std::size_t dim = config_.head_dim, layer_size = config_.num_kv_heads * dim;
+  for (std::size_t i = 0; i < step.query.size(); ++i) {
+    const std::size_t kv_head = i / dim % config_.num_q_heads / config_.q_per_kv();
+    query_squares_[step.layer * layer_size + kv_head * dim + i % dim] += double{step.query[i]} * double{step.query[i]};
+  }
   const std::size_t block_rows = std::max<std::size_t>(1, core::kMaxVectors / config_.q_per_kv());
   std::vector<Block> blocks;
   for (std::uint32_t head = 0; head < config_.num_kv_heads; ++head)
@@ -330,10 +339,10 @@ void Measurement::add_tail(const core::Tail& tail, std::uint32_t layer, const Bl
 
 std::uint32_t first_sensitivity_row(std::uint32_t end) { return end - std::min(kSensitivityRows, end / 4); }
 
-format::Result<std::vector<Sensitivity>> measure_sensitivity(const ModelFile& model, const core::KvPool& exact,
-                                                             std::span<const std::uint32_t> tokens, std::uint32_t end,
-                                                             core::Workers& workers,
-                                                             const std::function<bool(double)>& on_progress) {
+format::Result<Sensitivities> measure_sensitivity(const ModelFile& model, const core::KvPool& exact,
+                                                  std::span<const std::uint32_t> tokens, std::uint32_t end,
+                                                  core::Workers& workers,
+                                                  const std::function<bool(double)>& on_progress) {
   const std::uint32_t first = first_sensitivity_row(end);
   const std::span<const std::uint32_t> rows = tokens.subspan(first, end - first);
   StepRunner runner(model, {&exact}, workers);

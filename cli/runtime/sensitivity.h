@@ -33,15 +33,20 @@ struct Sensitivity {
 inline constexpr std::uint32_t kSensitivityRows = 256;
 std::uint32_t first_sensitivity_row(std::uint32_t end);
 
-// [num_layers * num_kv_heads], the mean over the document's rows [first_sensitivity_row(end), end), each seeing what is
+struct Sensitivities {
+  std::vector<Sensitivity> heads;    // [num_layers * num_kv_heads]
+  std::vector<float> query_squares;  // [num_layers * num_kv_heads][head_dim]: mean square of the queries after RoPE
+};
+
+// The mean over the document's rows [first_sensitivity_row(end), end), each seeing what is
 // before it. The same bits on every kernel table and number of threads.
 //   exact        all of the document's keys and values as float16, in one run a head
 //   tokens       the document's
 //   end          at most tokens.size(); later rows and positions are not looked at
 //   on_progress  share done; false stops (kInterrupted)
-format::Result<std::vector<Sensitivity>> measure_sensitivity(const ModelFile& model, const core::KvPool& exact,
-                                                             std::span<const std::uint32_t> tokens, std::uint32_t end,
-                                                             core::Workers& workers,
-                                                             const std::function<bool(double)>& on_progress);
+format::Result<Sensitivities> measure_sensitivity(const ModelFile& model, const core::KvPool& exact,
+                                                  std::span<const std::uint32_t> tokens, std::uint32_t end,
+                                                  core::Workers& workers,
+                                                  const std::function<bool(double)>& on_progress);
 
 }  // namespace polykv::runtime

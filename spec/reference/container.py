@@ -299,7 +299,7 @@ def check_sizes(pool):
     expected = {
         2: 12 * header["num_tokens"],
         6: 4 * heads * header["num_sinks"] * header["head_dim"],
-        7: 2 * heads * header["head_dim"],
+        7: 3 * 2 * heads * header["head_dim"],
         CHUNK_TABLE: 8 * header["num_chunks"],
         DIGESTS: 32 * header["num_chunks"],
     }

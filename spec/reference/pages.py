@@ -1,7 +1,7 @@
 """Pages: from bytes to keys and values, as spec/codecs.md says, one value at a time, in binary32.
 
 page_bytes(key_codec, value_codec, head_dim, positions) -> size of one page
-read_page(page, ..., exponents, mean) -> keys, values: lists of array('f'), one a position
+read_page(page, ..., exponents, transform) -> keys, values: lists of array('f'), one a position
 first_unused_bit_set(page, ...) -> offset in the page of the first byte that should be zero and is not, or None
 """
 
@@ -187,7 +187,8 @@ def page_bytes(key_codec, value_codec, head_dim, positions):
     return split(key_codec, value_codec, head_dim, positions)[1]
 
 
-def read_page(page, key_codec, value_codec, head_dim, positions, exponents, mean):
+def read_page(page, key_codec, value_codec, head_dim, positions, exponents, transform):
+    """`transform`: mean, key balance, value balance; None without means."""
     sides = []
     places = split(key_codec, value_codec, head_dim, positions)[0]
     for (part, scales, tiles), exponent in zip(places, exponents, strict=True):
@@ -197,8 +198,11 @@ def read_page(page, key_codec, value_codec, head_dim, positions, exponents, mean
             scale = scales + p // TILE * part.row_bytes()
             scales_of_tile = page[scale : scale + part.row_bytes()]
             x = part.vector(scales_of_tile, exponent, page[tile : tile + part.tile_bytes], p % TILE)
+            if transform is not None and (removes_mean(part.codec) if part.is_key else part.codec <= 8):
+                balance = transform[1 if part.is_key else 2]
+                x = rounded(a / b for a, b in zip(x, balance, strict=True))
             if part.is_key and removes_mean(part.codec):
-                x = rounded(a + b for a, b in zip(x, mean, strict=True))
+                x = rounded(a + b for a, b in zip(x, transform[0], strict=True))
             vectors.append(x)
         sides.append(vectors)
     return sides

@@ -79,7 +79,10 @@ def read_values(pool, sets, heads, check_only):
     sinks = pool.contents(6)
     for number, head in enumerate(heads):
         kept = {}
-        mean = pages.float16s(pool.contents(7)[vector_bytes * number :][:vector_bytes]) if 7 in pool.by_kind else None
+        transform = None
+        if 7 in pool.by_kind:
+            vectors = pool.contents(7)[3 * vector_bytes * number :]
+            transform = [pages.float16s(vectors[i * vector_bytes :][:vector_bytes]) for i in range(3)]
         for p in range(num_sinks):
             at = vector_bytes * (2 * num_sinks * number + p)
             kept[header["first_position"] + p] = tuple(
@@ -96,7 +99,7 @@ def read_values(pool, sets, heads, check_only):
                 at = pool.offset(5) + offset + (wrong or 0)
                 refuse_if(wrong is not None, "kBadPadding", at, "an unused slot of a page is not zero")
                 if not check_only:
-                    keys, values = pages.read_page(page, *kind, exponents, mean)
+                    keys, values = pages.read_page(page, *kind, exponents, transform)
                     kept.update(zip(positions[64 * i :], zip(keys, values, strict=True), strict=False))
         yield number, kept
 

@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
         const auto start = Clock::now();
         const double cpu_start = cpu_milliseconds();
         workers.run(kNumHeads, [&](std::size_t, std::size_t worker) {
-          if (!core::quantize_run(codec, keys, values, kHeadDim, mean, pages[worker])) std::exit(1);
+          if (!core::quantize_run(codec, keys, values, kHeadDim, {.mean = mean}, pages[worker])) std::exit(1);
         });
         wall = std::min(wall, std::chrono::duration<double, std::milli>(Clock::now() - start).count());
         cpu = std::min(cpu, cpu_milliseconds() - cpu_start);

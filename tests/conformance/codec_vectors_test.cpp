@@ -92,7 +92,7 @@ void check_vectors(const char* kernels) {
     std::vector<std::byte> pages(format::run_bytes(codec->key, codec->value, v.head_dim, v.num_positions),
                                  std::byte{0xaa});
     CHECK(pages.size() == v.pages_bytes);
-    const auto exponents = core::quantize_run(*codec, keys, values, v.head_dim, mean, pages);
+    const auto exponents = core::quantize_run(*codec, keys, values, v.head_dim, {.mean = mean}, pages);
     REQUIRE(exponents.has_value());
     CHECK(exponents->key == v.key_exponent);
     CHECK(exponents->value == v.value_exponent);

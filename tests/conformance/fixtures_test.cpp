@@ -93,13 +93,13 @@ void dequantize_head(const core::KvPool& pool, std::uint32_t layer, std::uint32_
   const std::size_t head_dim = pool.shape().head_dim;
   add_sinks(pool.sink_keys(layer, kv_head), head_dim, keys);
   add_sinks(pool.sink_values(layer, kv_head), head_dim, values);
-  const std::vector<std::uint16_t> mean = float16s(pool.mean(layer, kv_head));
+  const core::KvPool::Transform stored = pool.transform(layer, kv_head);
+  const auto mean = float16s(stored.mean), key_balance = float16s(stored.key_balance),
+             value_balance = float16s(stored.value_balance);
   for (const core::KvPool::Run& run : pool.runs(layer, kv_head)) {
     std::vector<float> run_keys(run.num_positions * head_dim), run_values(run_keys.size());
-    const bool has_mean = format::key_codec_removes_mean(run.codec.key);
     core::dequantize_run(run.codec, run.exponents, run.pages, run.num_positions, head_dim,
-                         has_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(), run_keys,
-                         run_values);
+                         {mean, key_balance, value_balance}, run_keys, run_values);
     std::ptrdiff_t slot = 0;
     const auto size = static_cast<std::ptrdiff_t>(head_dim);
     for (const format::PositionRange& range : run.positions) {

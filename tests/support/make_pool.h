@@ -107,6 +107,18 @@ inline format::Identity make_identity(const PoolRecipe& recipe) {
   return identity;
 }
 
+// Balances that are none of ones: 1 to 1.75 for keys, 0.75 to 1.5 for values.
+inline std::vector<std::uint16_t> key_balance(std::size_t head_dim) {
+  std::vector<std::uint16_t> balance;
+  for (std::size_t d = 0; d < head_dim; ++d) balance.push_back(static_cast<std::uint16_t>(0x3c00 + d % 4 * 0x100));
+  return balance;
+}
+inline std::vector<std::uint16_t> value_balance(std::size_t head_dim) {
+  std::vector<std::uint16_t> balance;
+  for (std::size_t d = 0; d < head_dim; ++d) balance.push_back(static_cast<std::uint16_t>(0x3a00 + d % 3 * 0x200));
+  return balance;
+}
+
 // A layer as PoolWriter::write_layer takes it.
 struct TestLayer {
   std::vector<format::ScaleExponents> exponents;
@@ -129,14 +141,19 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
     const std::span<const std::uint16_t> keys(head.keys), values(head.values);
     append(out.sinks, keys.first(num_sinks * head_dim));
     append(out.sinks, values.first(num_sinks * head_dim));
-    std::vector<std::uint16_t> mean(has_mean ? head_dim : 0);
-    if (has_mean) core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
-    append(out.means, mean);
+    std::vector<std::uint16_t> mean(head_dim);
+    core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
+    const auto keys_balance = key_balance(head_dim), values_balance = value_balance(head_dim);
+    core::HeadTransform transform;
+    if (has_mean) {
+      transform = {mean, keys_balance, values_balance};
+      for (const auto& vector : {mean, keys_balance, values_balance}) append(out.means, vector);
+    }
     if (num_positions == 0) continue;
     std::vector<std::byte> pages(format::run_bytes(recipe.codec.key, recipe.codec.value, head_dim, num_positions));
     POLYKV_TRY(const format::ScaleExponents exponents,
                core::quantize_run(recipe.codec, keys.subspan(num_sinks * head_dim),
-                                  values.subspan(num_sinks * head_dim), head_dim, mean, pages));
+                                  values.subspan(num_sinks * head_dim), head_dim, transform, pages));
     out.exponents.push_back(exponents);
     out.pages.insert(out.pages.end(), pages.begin(), pages.end());
   }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/runtime/dimension_weights.h"
 #include "core/codec.h"
 #include "core/pool.h"
 #include "format/bytes.h"
@@ -32,8 +33,10 @@ inline CodecsOfHeads same_codec(const format::KvShape& shape, core::CodecPair co
 class QuantizedPool {
  public:
   // kv holds the shape's positions; `codecs` one pair a head. Errors: as core::quantize_run.
-  static format::Result<QuantizedPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs) {
+  static format::Result<QuantizedPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs,
+                                            runtime::DimensionWeights weights = {}) {
     QuantizedPool pool(shape, std::move(codecs));
+    pool.weights_ = std::move(weights);
     POLYKV_TRY(const std::uint64_t num_bytes, pool.layout_.place(shape));
     pool.pages_.resize(num_bytes);
     for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
@@ -66,7 +69,7 @@ class QuantizedPool {
   void dequantize_head(std::uint32_t layer, std::uint32_t head, std::span<float> keys, std::span<float> values) const {
     core::dequantize_run(codec_of(layer, head), run_of(layer, head).exponents,
                          std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)),
-                         num_positions(), shape_.head_dim, mean_of(layer, head), keys, values);
+                         num_positions(), shape_.head_dim, transform_of(layer, head), keys, values);
   }
 
   const format::KvShape& shape() const { return shape_; }
@@ -86,7 +89,7 @@ class QuantizedPool {
         any_mean |= format::key_codec_removes_mean(run.key_codec);
       }
     }
-    if (any_mean) means_.resize(codecs_.size() * shape_.head_dim);  // heads without a mean have an unused one
+    if (any_mean) means_.resize(codecs_.size() * format::kMeanVectors * shape_.head_dim);  // some heads' are unused
     sinks_.reserve(codecs_.size() * 2 * num_sinks() * shape_.head_dim);
   }
 
@@ -100,11 +103,34 @@ class QuantizedPool {
     const core::CodecPair codec = codec_of(layer, head);
     return format::run_bytes(codec.key, codec.value, shape_.head_dim, num_positions());
   }
-  // Empty, if the head's key codec removes none.
-  std::span<const std::uint16_t> mean_of(std::uint32_t layer, std::uint32_t head) const {
-    if (!format::key_codec_removes_mean(codec_of(layer, head).key)) return {};
-    return std::span(means_).subspan((std::size_t{layer} * shape_.num_kv_heads + head) * shape_.head_dim,
-                                     shape_.head_dim);
+  // Of the three vectors of a head; empty without means.
+  std::span<const std::uint16_t> vector_of(std::uint32_t layer, std::uint32_t head, std::size_t i) const {
+    if (means_.empty()) return {};
+    const std::size_t index = (std::size_t{layer} * shape_.num_kv_heads + head) * format::kMeanVectors + i;
+    return std::span(means_).subspan(index * shape_.head_dim, shape_.head_dim);
+  }
+  core::HeadTransform transform_of(std::uint32_t layer, std::uint32_t head) const {
+    return {vector_of(layer, head, 0), vector_of(layer, head, 1), vector_of(layer, head, 2)};
+  }
+
+  // As runtime::LayerWriter makes them.
+  void make_transform(std::uint32_t layer, std::uint32_t head, std::span<const std::uint16_t> keys,
+                      std::span<const std::uint16_t> values) {
+    if (means_.empty()) return;
+    const std::size_t dim = shape_.head_dim, index = std::size_t{layer} * shape_.num_kv_heads + head;
+    const auto vector = [&](std::size_t i) {
+      return std::span(means_).subspan((index * format::kMeanVectors + i) * dim, dim);
+    };
+    std::fill_n(vector(1).begin(), 2 * dim, std::uint16_t{0x3c00});
+    if (format::key_codec_removes_mean(codec_of(layer, head).key)) {
+      core::mean_of_keys(keys, dim, vector(0));
+      if (!weights_.keys.empty())
+        core::balance_of(keys, vector(0), std::span(weights_.keys).subspan(index * dim, dim), core::kKeyBalancePower,
+                         vector(1));
+    }
+    if (codec_of(layer, head).value != format::kCodecF16 && !weights_.values.empty())
+      core::balance_of(values, {}, std::span(weights_.values).subspan(index * dim, dim), core::kValueBalancePower,
+                       vector(2));
   }
 
   format::Status quantize_head(const Collected& kv, std::uint32_t layer, std::uint32_t head) {
@@ -114,13 +140,10 @@ class QuantizedPool {
     for (const auto& part : {keys, values})
       sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
     if (num_positions() == 0) return {};
-    const std::span<const std::uint16_t> mean = mean_of(layer, head);
-    if (!mean.empty()) {
-      core::mean_of_keys(keys.subspan(sink_values), dim,
-                         std::span(means_).subspan(static_cast<std::size_t>(mean.data() - means_.data()), dim));
-    }
+    make_transform(layer, head, keys.subspan(sink_values), values.subspan(sink_values));
     POLYKV_TRY(layout_.runs[layer * shape_.num_kv_heads + head].front().exponents,
-               core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim, mean,
+               core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim,
+                                  transform_of(layer, head),
                                   std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head))));
     return {};
   }
@@ -129,6 +152,7 @@ class QuantizedPool {
   CodecsOfHeads codecs_;
   format::Layout layout_;
   std::vector<std::byte> pages_;
+  runtime::DimensionWeights weights_;
   std::vector<std::uint16_t> sinks_, means_;
 };
 

@@ -181,7 +181,7 @@ void break_table(BrokenMaker& maker) {
   Bytes surplus = put_together(parts);
   maker.add("table-surplus-pages", ErrorCode::kBadLayout, entry_of(surplus, SectionKind::kLayout).offset, surplus);
   parts = take_apart(maker.bare());
-  parts.add({SectionKind::kMeans, 1, Bytes(16)});
+  parts.add({SectionKind::kMeans, 1, Bytes(48)});
   maker.add("table-surplus-means", table, kTableAt, put_together(parts));
 }
 
@@ -191,7 +191,7 @@ void break_sizes(BrokenMaker& maker) {
     bytes.resize(bytes.size() + 12);
     maker.section(std::string("size-") + name, ErrorCode::kBadSectionSize, maker.bare(), kind, 0, std::move(bytes));
   }
-  maker.section("size-means", ErrorCode::kBadSectionSize, maker.paged(), SectionKind::kMeans, 0, Bytes(14));
+  maker.section("size-means", ErrorCode::kBadSectionSize, maker.paged(), SectionKind::kMeans, 0, Bytes(46));
   for (const auto& [name, kind] :
        {std::pair("chunk-table", SectionKind::kChunkTable), {"digests", SectionKind::kDigests}}) {
     const format::SectionEntry entry = entry_of(maker.bare(), kind);

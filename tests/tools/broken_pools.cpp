@@ -59,10 +59,11 @@ Bytes good_pool(std::uint32_t num_tokens) {
     std::vector<std::uint16_t> mean(8);
     core::mean_of_keys(keys, 8, mean);
     pages.resize(format::run_bytes(5, 4, 8, num_tokens - num_sinks));
-    const auto exponents = core::quantize_run({5, 4}, keys, values, 8, mean, pages);
+    const auto exponents = core::quantize_run({5, 4}, keys, values, 8, {.mean = mean}, pages);
     if (!exponents) throw std::runtime_error("cannot quantize");
     layout.runs[0][0].exponents = *exponents;
     append16(means, mean);
+    append16(means, std::vector<std::uint16_t>(16, 0x3c00));  // balances of one
   }
   add(SectionKind::kLayout, layout.serialize(recipe.shape));
   if (has_run) add(SectionKind::kPages, std::move(pages));

@@ -138,7 +138,8 @@ void append(std::vector<std::byte>& out, std::span<const std::uint16_t> values) 
 }
 
 // Adds a head's sinks, means and pages to its layer.
-format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRecipe& recipe, TestLayer& layer) {
+format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRecipe& recipe, bool has_means,
+                        TestLayer& layer) {
   const std::size_t head_dim = pool.shape.head_dim;
   const std::size_t num_sinks = std::min(pool.shape.num_tokens, format::kNumSinks);
   append(layer.sinks, std::span(head.keys).first(num_sinks * head_dim));
@@ -150,15 +151,17 @@ format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRe
     with_mean.insert(with_mean.end(), keys.begin(), keys.end());
   }
   core::mean_of_keys(with_mean, head_dim, mean);
-  append(layer.means, mean);
+  const auto keys_balance = key_balance(head_dim), values_balance = value_balance(head_dim);
+  for (const auto& vector : {mean, keys_balance, values_balance}) append(layer.means, vector);
+  // Balances are where means are.
+  const core::HeadTransform transform =
+      has_means ? core::HeadTransform{mean, keys_balance, values_balance} : core::HeadTransform{};
   for (const RunRecipe& run : recipe) {
     const std::vector<std::uint16_t> keys = gather(head.keys, head_dim, run.positions);
     const std::vector<std::uint16_t> values = gather(head.values, head_dim, run.positions);
     std::vector<std::byte> pages(format::run_bytes(run.codec.key, run.codec.value, head_dim, keys.size() / head_dim));
-    const bool has_mean = format::key_codec_removes_mean(run.codec.key);
     POLYKV_TRY(const format::ScaleExponents exponents,
-               core::quantize_run(run.codec, keys, values, head_dim,
-                                  has_mean ? std::span<const std::uint16_t>(mean) : std::span<std::uint16_t>(), pages));
+               core::quantize_run(run.codec, keys, values, head_dim, transform, pages));
     layer.exponents.push_back(exponents);
     layer.pages.insert(layer.pages.end(), pages.begin(), pages.end());
   }
@@ -184,7 +187,7 @@ format::Status write_pool(const GoodPool& pool, const std::filesystem::path& pat
     TestLayer made;
     for (std::uint32_t kv_head = 0; kv_head < pool.shape.num_kv_heads; ++kv_head) {
       POLYKV_CHECK_STATUS(add_head(pool, make_head(random, layer, kv_head),
-                                   pool.heads[layer * pool.shape.num_kv_heads + kv_head], made));
+                                   pool.heads[layer * pool.shape.num_kv_heads + kv_head], has_means, made));
     }
     if (!has_means) made.means.clear();
     POLYKV_CHECK_STATUS(writer.write_layer(layer, made.exponents, made.pages, made.sinks, made.means));

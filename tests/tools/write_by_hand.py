@@ -142,7 +142,12 @@ def sections():
     )
     num_heads = NUM_LAYERS * NUM_KV_HEADS
     sinks = b"".join(float16(noise.randrange(-99, 99) / 8) for _ in range(num_heads * 2 * NUM_SINKS * HEAD_DIM))
-    means = b"".join(float16(noise.randrange(-9, 9) / 4) for _ in range(num_heads * HEAD_DIM))
+    means = b"".join(
+        float16(noise.randrange(-9, 9) / 4 if vector == 0 else noise.randrange(4, 40) / 16)
+        for _ in range(num_heads)
+        for vector in range(3)  # mean, balances of keys and values
+        for _ in range(HEAD_DIM)
+    )
     return [
         (1, 1, le(len(FIELDS), 4) + b"".join(field(*pair) for pair in FIELDS)),
         (2, 1, struct.pack(f"<{3 * NUM_TOKENS}I", *numbers)),

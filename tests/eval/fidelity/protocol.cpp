@@ -57,10 +57,13 @@ constexpr std::string_view kPlanPrefix = "auto:";
 bool is_plan(std::string_view name) { return name.starts_with(kPlanPrefix); }
 
 // Quantizes, scores and adds to `measured`.
-Status score(const Protocol& protocol, const ScoredText& text, std::span<const runtime::Sensitivity> sensitivities,
+Status score(const Protocol& protocol, const ScoredText& text, const runtime::Sensitivities& sensitivities,
              std::span<const float> reference, Measured& measured) {
-  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), sensitivities));
-  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs)));
+  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), sensitivities.heads));
+  POLYKV_TRY(const QuantizedPool pool,
+             QuantizedPool::make(
+                 text.kv(), text.shape(), std::move(codecs),
+                 {sensitivities.query_squares, runtime::output_squares(protocol.model->file, *protocol.workers)}));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
@@ -84,9 +87,10 @@ Status measure_window(const Protocol& protocol, std::size_t window, std::vector<
     return in_place("prefill: ", status.error());
   say("reference");
   const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
-  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
+  POLYKV_TRY(const QuantizedPool pool,
+             QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(const std::vector<float> reference, text.logits(pool, kScoredTokens));
-  std::vector<runtime::Sensitivity> sensitivities;
+  runtime::Sensitivities sensitivities;
   if (std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); })) {
     say("sensitivities");
     const core::KvPool exact = pool.view();

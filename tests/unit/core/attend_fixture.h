@@ -94,12 +94,20 @@ class MemoryPool {
     }
     std::vector<std::uint16_t> mean(dim);
     core::mean_of_keys(keys, dim, mean);
-    means_.insert(means_.end(), mean.begin(), mean.end());
+    // The same for every pool of a chain, as a child's are its parent's.
+    std::vector<std::uint16_t> key_balance, value_balance;
+    for (std::size_t d = 0; d < dim; ++d) {
+      key_balance.push_back(static_cast<std::uint16_t>(0x3c00 + d % 4 * 0x100));
+      value_balance.push_back(static_cast<std::uint16_t>(0x3a00 + d % 3 * 0x200));
+    }
+    for (const auto& vector : {mean, key_balance, value_balance})
+      means_.insert(means_.end(), vector.begin(), vector.end());
+    const core::HeadTransform transform{mean, key_balance, value_balance};
     for (const auto* raw : {&keys, &values}) sinks_.insert(sinks_.end(), raw->begin(), raw->begin() + num_sinks_ * dim);
     std::size_t tile = 0;
     for (std::uint32_t i = 0; i < num_sinks_; ++i)
       keep(head, {first_position + i, tile, false, {}, {}}, keys, values, i);
-    for (format::Run& run : layout_.runs[head]) make_run(head, run, keys, values, mean, first_position, tile);
+    for (format::Run& run : layout_.runs[head]) make_run(head, run, keys, values, transform, first_position, tile);
   }
 
   void keep(std::size_t head, Kept kept, std::span<const std::uint16_t> keys, std::span<const std::uint16_t> values,
@@ -112,7 +120,7 @@ class MemoryPool {
   }
 
   void make_run(std::size_t head, format::Run& run, std::span<const std::uint16_t> keys,
-                std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
+                std::span<const std::uint16_t> values, const core::HeadTransform& transform,
                 std::uint32_t first_position, std::size_t& tile) {
     const std::size_t dim = shape_.head_dim;
     std::vector<std::uint16_t> run_keys, run_values;
@@ -127,10 +135,9 @@ class MemoryPool {
     const core::CodecPair codec{run.key_codec, run.value_codec};
     const std::span<std::byte> pages =
         std::span(pages_).subspan(run.pages_offset, format::run_bytes(codec.key, codec.value, dim, positions.size()));
-    const auto run_mean = format::key_codec_removes_mean(codec.key) ? mean : std::span<const std::uint16_t>{};
-    run.exponents = core::quantize_run(codec, run_keys, run_values, dim, run_mean, pages).value();
+    run.exponents = core::quantize_run(codec, run_keys, run_values, dim, transform, pages).value();
     std::vector<float> key(run_keys.size()), value(run_keys.size());
-    core::dequantize_run(codec, run.exponents, pages, positions.size(), dim, run_mean, key, value);
+    core::dequantize_run(codec, run.exponents, pages, positions.size(), dim, transform, key, value);
     for (std::size_t i = 0; i < positions.size(); ++i) {
       if (i % 16 == 0) ++tile;
       kept_[head].push_back({positions[i],

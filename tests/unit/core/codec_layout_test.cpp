@@ -29,7 +29,7 @@ std::vector<std::byte> quantized(CodecPair codec, std::size_t num_positions, std
   const auto keys = gaussian(num_positions * head_dim, seed), values = gaussian(num_positions * head_dim, seed + 1);
   const std::vector<std::uint16_t> mean(head_dim, 0);
   std::vector<std::byte> pages(format::run_bytes(codec.key, codec.value, head_dim, num_positions), std::byte{0xaa});
-  REQUIRE(core::quantize_run(codec, keys, values, head_dim, mean, pages).has_value());
+  REQUIRE(core::quantize_run(codec, keys, values, head_dim, {.mean = mean}, pages).has_value());
   return pages;
 }
 
@@ -171,7 +171,7 @@ TEST_CASE("hand-made pages of rotated codecs are read by the specification", "[c
         d % 16 * 4 + lane % 4);
     std::vector<float> keys(head_dim * num_positions, NAN), values = keys;
     const std::vector<std::uint16_t> mean(head_dim, 0x3c00);  // 1
-    core::dequantize_run(codec, {-3, -3}, pages, num_positions, head_dim, mean, keys, values);
+    core::dequantize_run(codec, {-3, -3}, pages, num_positions, head_dim, {.mean = mean}, keys, values);
     const auto expected = [&](unsigned width) {
       const core::Codebook& book = core::codebook(width);
       std::vector<float> out(head_dim, 2.0f * book.step * static_cast<float>(book.values[0]));
@@ -206,14 +206,14 @@ TEST_CASE("pages of a run follow one another, the last one short", "[codec]") {
     const auto keys = gaussian(num_positions * head_dim, 1), values = gaussian(num_positions * head_dim, 2);
     const std::vector<std::uint16_t> mean(head_dim, 0x3800);
     std::vector<std::byte> all(format::run_bytes(6, 7, head_dim, num_positions));
-    REQUIRE(core::quantize_run(codec, keys, values, head_dim, mean, all).has_value());
+    REQUIRE(core::quantize_run(codec, keys, values, head_dim, {.mean = mean}, all).has_value());
     std::vector<std::byte> joined;
     for (std::size_t first = 0; first < num_positions; first += 64) {
       const std::size_t count = std::min<std::size_t>(64, num_positions - first);
       std::vector<std::byte> page(format::page_layout(6, 7, head_dim, count).bytes);
       const std::span part_keys(keys.data() + first * head_dim, count * head_dim);
       const std::span part_values(values.data() + first * head_dim, count * head_dim);
-      REQUIRE(core::quantize_run(codec, part_keys, part_values, head_dim, mean, page).has_value());
+      REQUIRE(core::quantize_run(codec, part_keys, part_values, head_dim, {.mean = mean}, page).has_value());
       joined.insert(joined.end(), page.begin(), page.end());
     }
     CHECK(joined == all);
@@ -234,13 +234,13 @@ TEST_CASE("each unused bit is checked, and no used one", "[codec]") {
     const std::vector<std::uint16_t> mean(head_dim, 0);
     const std::size_t size = num_positions * head_dim;
     std::vector<float> keys(size), values(size), keys2(size), values2(size);
-    core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys, values);
+    core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, {.mean = mean}, keys, values);
     std::size_t num_padding_bits = 0;
     for (std::size_t bit = 0; bit < pages.size() * 8; ++bit) {
       const std::byte flip{static_cast<unsigned char>(1u << (bit % 8))};
       pages[bit / 8] ^= flip;
       const format::Status status = core::check_run_padding(codec, pages, num_positions, head_dim);
-      core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys2, values2);
+      core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, {.mean = mean}, keys2, values2);
       pages[bit / 8] ^= flip;
       const bool read = keys2 != keys || values2 != values;
       if (status.has_value() != read)
@@ -273,7 +273,7 @@ TEST_CASE("random pages are read without harm", "[codec]") {
         std::vector<std::uint16_t> mean(head_dim);
         for (std::uint16_t& value : mean) value = static_cast<std::uint16_t>(generator());
         std::vector<float> keys(num_positions * head_dim), values(num_positions * head_dim);
-        core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, mean, keys, values);
+        core::dequantize_run(codec, {3, -4}, pages, num_positions, head_dim, {.mean = mean}, keys, values);
         if (num_positions % 16 != 0)
           CHECK_FALSE(core::check_run_padding(codec, pages, num_positions, head_dim).has_value());
       }

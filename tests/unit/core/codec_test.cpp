@@ -40,10 +40,11 @@ struct RoundTrip {
 RoundTrip round_trip(CodecPair codec, const std::vector<std::uint16_t>& keys, const std::vector<std::uint16_t>& values,
                      std::size_t head_dim, const std::vector<std::uint16_t>& mean = {}) {
   std::vector<std::byte> pages(format::run_bytes(codec.key, codec.value, head_dim, keys.size() / head_dim));
-  const auto exponents = core::quantize_run(codec, keys, values, head_dim, mean, pages);
+  const auto exponents = core::quantize_run(codec, keys, values, head_dim, {.mean = mean}, pages);
   REQUIRE(exponents.has_value());
   RoundTrip out{std::vector<float>(keys.size()), std::vector<float>(values.size())};
-  core::dequantize_run(codec, *exponents, pages, keys.size() / head_dim, head_dim, mean, out.keys, out.values);
+  core::dequantize_run(codec, *exponents, pages, keys.size() / head_dim, head_dim, {.mean = mean}, out.keys,
+                       out.values);
   return out;
 }
 
@@ -325,25 +326,80 @@ TEST_CASE("values that are not finite are refused", "[codec]") {
       const std::vector<std::uint16_t> good(head_dim * 3, 0x3c00), mean(head_dim, 0);
       std::vector<std::uint16_t> broken = good;
       broken[2 * head_dim + 5] = bad;
-      const auto keys = core::quantize_run(codec, broken, good, head_dim, mean, pages);
+      const auto keys = core::quantize_run(codec, broken, good, head_dim, {.mean = mean}, pages);
       REQUIRE_FALSE(keys.has_value());
       CHECK(keys.error().code == format::ErrorCode::kNotFinite);
       CHECK(keys.error().message == "key of position 2 of the run: dimension 5 is not a finite float16");
-      const auto values = core::quantize_run(codec, good, broken, head_dim, mean, pages);
+      const auto values = core::quantize_run(codec, good, broken, head_dim, {.mean = mean}, pages);
       REQUIRE_FALSE(values.has_value());
       CHECK(values.error().code == format::ErrorCode::kNotFinite);
       std::vector<std::uint16_t> bad_mean = mean;
       bad_mean[3] = bad;
-      CHECK_FALSE(core::quantize_run(codec, good, good, head_dim, bad_mean, pages).has_value());
+      CHECK_FALSE(core::quantize_run(codec, good, good, head_dim, {.mean = bad_mean}, pages).has_value());
     }
   }
+}
+
+TEST_CASE("a balance is above zero and finite", "[codec]") {
+  const std::vector<std::uint16_t> keys(64 * 3, 0x3c00), ones(64, 0x3c00), mean(64, 0);
+  std::vector<std::byte> pages(format::run_bytes(4, 4, 64, 3));
+  for (const std::uint16_t bad : std::vector<std::uint16_t>{0x0000, 0x8000, 0xbc00, 0x7c00, 0x7e00}) {
+    std::vector<std::uint16_t> balance = ones;
+    balance[7] = bad;
+    INFO(bad);
+    CHECK_FALSE(core::quantize_run({4, 4}, keys, keys, 64, {mean, balance, ones}, pages).has_value());
+    const auto refused = core::quantize_run({4, 4}, keys, keys, 64, {mean, ones, balance}, pages);
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().message == "value balance of dimension 7 is not a finite float16 above zero");
+  }
+}
+
+TEST_CASE("a balance moves error to where it counts less, and is undone", "[codec]") {
+  constexpr std::size_t kDim = 64, kCount = 640;
+  std::vector<std::uint16_t> values;
+  std::uint64_t state = 5;
+  for (std::size_t i = 0; i < kCount * kDim; ++i) {
+    float sum = 0.0f;  // of twelve uniform numbers: near enough to normal
+    for (int k = 0; k < 12; ++k) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      sum += static_cast<float>(state >> 40) * 0x1p-24f;
+    }
+    values.push_back(core::float_to_float16((sum - 6.0f) * (i % kDim < 8 ? 4.0f : 1.0f)));
+  }
+  std::vector<float> weights(kDim, 0.1f);
+  for (std::size_t d = 32; d < kDim; ++d) weights[d] = 10.0f;
+  std::vector<std::uint16_t> ones(kDim, 0x3c00), balance(kDim), mean(kDim, 0);
+  core::balance_of(values, {}, weights, core::kValueBalancePower, balance);
+  double logarithms = 0.0;
+  for (const std::uint16_t factor : balance)
+    logarithms += std::log2(static_cast<double>(core::float16_to_float(factor)));
+  CHECK(std::abs(logarithms) < 64 * 0x1p-10);  // geometric mean 1, float16 rounding aside
+  // (w / v)^(1/4): ten over one, against .1 over sixteen: the fourth root of 1600.
+  CHECK(core::float16_to_float(balance[40]) / core::float16_to_float(balance[3]) ==
+        Approx(std::pow(1600.0, 0.25)).epsilon(0.06));
+  const auto weighted_error = [&](std::span<const std::uint16_t> factors) {
+    std::vector<std::byte> pages(format::run_bytes(3, 3, kDim, kCount));
+    const core::HeadTransform transform{mean, ones, factors};
+    const auto exponents = core::quantize_run({3, 3}, values, values, kDim, transform, pages);
+    REQUIRE(exponents.has_value());
+    std::vector<float> keys_back(values.size()), back(values.size());
+    core::dequantize_run({3, 3}, *exponents, pages, kCount, kDim, transform, keys_back, back);
+    double error = 0.0;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      error += static_cast<double>(weights[i % kDim]) *
+               std::pow(static_cast<double>(core::float16_to_float(values[i]) - back[i]), 2.0);
+    return error;
+  };
+  // Error is r * sum v b^2 * sum w / b^2, over 64: with ones (8 * 16 + 56) (3.2 + 320) = 59,468; with the best balance
+  // (sum of sqrt(w v))^2 = (8 * 1.265 + 24 * .316 + 32 * 3.162)^2 = 14,150.
+  CHECK(weighted_error(balance) < 0.3 * weighted_error(ones));
 }
 
 TEST_CASE("a scale beyond float16 is refused", "[codec]") {
   // The difference from a mean may be twice the largest float16; a scale is about the root mean square.
   const std::vector<std::uint16_t> largest(64 * 20, 0x7bff), one(64 * 20, 0x3c00), mean(64, 0xfbff);
   std::vector<std::byte> pages(format::run_bytes(6, 6, 64, 20));
-  const auto keys = core::quantize_run({6, 6}, largest, one, 64, mean, pages);
+  const auto keys = core::quantize_run({6, 6}, largest, one, 64, {.mean = mean}, pages);
   REQUIRE_FALSE(keys.has_value());
   CHECK(keys.error().code == format::ErrorCode::kNotFinite);
   // Exponents of scale bytes reach further.

@@ -36,7 +36,7 @@ struct Parts {
       }
     pages.resize(offset);
     sinks.resize(std::size_t{2} * 2 * 2 * 4 * 8 * 2);
-    means.resize(std::size_t{2} * 2 * 8 * 2);
+    means.resize(std::size_t{2} * 2 * format::kMeanVectors * 8 * 2);
   }
   core::KvPool::Parts view() const { return {shape, 0, 4, &layout, pages, sinks, means}; }
 };
@@ -61,8 +61,12 @@ TEST_CASE("pool: runs, sinks and means lie where the layout says", "[pool]") {
       CHECK(pool.sink_keys(layer, kv_head).data() == parts.sinks.data() + head * 2 * vectors);
       CHECK(pool.sink_values(layer, kv_head).data() == parts.sinks.data() + (head * 2 + 1) * vectors);
       CHECK(pool.sink_values(layer, kv_head).size() == vectors);
-      CHECK(pool.mean(layer, kv_head).data() == parts.means.data() + head * 16);
-      CHECK(pool.mean(layer, kv_head).size() == 16);
+      const core::KvPool::Transform transform = pool.transform(layer, kv_head);
+      CHECK(pool.mean(layer, kv_head).data() == parts.means.data() + head * 48);
+      CHECK(transform.key_balance.data() == parts.means.data() + head * 48 + 16);
+      CHECK(transform.value_balance.data() == parts.means.data() + head * 48 + 32);
+      CHECK(
+          (transform.mean.size() == 16 && transform.key_balance.size() == 16 && transform.value_balance.size() == 16));
     }
   CHECK(expected == parts.pages.data() + parts.pages.size());
   CHECK(pool.runs(0, 0)[0].num_positions == 296);

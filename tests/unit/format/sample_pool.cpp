@@ -131,7 +131,7 @@ void fill_values(SamplePool& sample, std::mt19937_64& random) {
       }
     sample.pages.push_back(random_bytes(random, begins[layer + 1] - begins[layer]));
     sample.sinks.push_back(random_bytes(random, head_values * num_sinks * 4));
-    sample.means.push_back(random_bytes(random, spec.has_means ? head_values * 2 : 0));
+    sample.means.push_back(random_bytes(random, spec.has_means ? head_values * format::kMeanVectors * 2 : 0));
   }
 }
 

@@ -240,7 +240,7 @@ TEST_CASE("sections: means are there exactly if a codec needs them") {
   sample.spec.layout = format::Layout::uniform(sample.spec.shape, 0, 8, 3);
   fill_values(sample, random);
   PoolParts parts = take_apart(pool_bytes(sample));
-  parts.add({SectionKind::kMeans, format::kSectionCritical, std::vector<std::byte>(16)});
+  parts.add({SectionKind::kMeans, format::kSectionCritical, std::vector<std::byte>(48)});
   expect(put_together(parts), ErrorCode::kBadSectionTable, format::kSectionTableOffset);
 }
 

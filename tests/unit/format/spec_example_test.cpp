@@ -26,7 +26,7 @@ TEST_CASE("the worked example of the specification") {
   sample.exponents = {{{0, 0}}};
   sample.pages = {std::vector<std::byte>(format::run_bytes(5, 4, 8, 1))};
   sample.sinks = {std::vector<std::byte>(2 * 4 * 8 * 2)};
-  sample.means = {std::vector<std::byte>(8 * 2)};
+  sample.means = {std::vector<std::byte>(format::kMeanVectors * 8 * 2)};
   const std::vector<std::byte> pool = pool_bytes(sample);
   const auto reader = format::PoolReader::open(pool);
   REQUIRE(reader.has_value());

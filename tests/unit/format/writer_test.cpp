@@ -138,7 +138,7 @@ TEST_CASE("what was written can be looked at before it is published, and scratch
     REQUIRE(writer.has_value());
     CHECK(folder.names().size() == (scratch ? 0 : 1));
     CHECK(writer->written().error().code == ErrorCode::kFailed);  // a layer is missing
-    REQUIRE(writer->write_layer(0, sample.pages[0], sample.sinks[0], sample.means[0]));
+    REQUIRE(writer->write_layer(0, sample.exponents[0], sample.pages[0], sample.sinks[0], sample.means[0]));
     const auto written = writer->written();
     REQUIRE(written.has_value());
     CHECK(std::ranges::equal(written->pages, sample.pages[0]));

@@ -107,7 +107,7 @@ TEST_CASE("the spool gives back every bit, has no name, and may have more or few
   }
 }
 
-TEST_CASE("every head in codecs of its own: pages, sinks and means are those of the head alone") {
+TEST_CASE("every head in codecs of its own: pages, sinks, means and balances are those of the head alone") {
   const format::KvShape shape{2, 3, 64, 100};
   const CodecPlan plan = {{5, 4}, {16, 16}, {8, 3}, {1, 8}, {8, 8}, {7, 1}};
   CHECK(plan_name(plan) == "mixed");
@@ -126,7 +126,12 @@ TEST_CASE("every head in codecs of its own: pages, sinks and means are those of 
   auto writer = format::PoolWriter::create(folder / "a.pkv", std::move(spec), {});
   REQUIRE(writer.has_value());
   core::Workers workers(3);
-  LayerWriter layers(shape, plan, *writer, workers);
+  DimensionWeights weights;
+  for (std::size_t i = 0; i < 6 * 64; ++i) {
+    weights.keys.push_back(static_cast<float>(1 + i % 7));
+    weights.values.push_back(static_cast<float>(1 + i % 5));
+  }
+  LayerWriter layers(shape, plan, weights, *writer, workers);
   const auto keys = random_values(6 * head_values, 1), values = random_values(6 * head_values, 2);
   const auto head_of = [&](std::size_t head) {
     return HeadKv{std::span(keys).subspan(head * head_values, head_values),
@@ -149,11 +154,20 @@ TEST_CASE("every head in codecs of its own: pages, sinks and means are those of 
     core::mean_of_keys(kv.keys.subspan(sink_values), 64, mean);
     const bool has_mean = format::key_codec_removes_mean(plan[head].key);
     if (!has_mean) std::fill(mean.begin(), mean.end(), std::uint16_t{0});
-    CHECK(std::ranges::equal(view.mean(head / 3, head % 3), std::as_bytes(std::span(mean))));
+    std::vector<std::uint16_t> key_balance(64, 0x3c00), value_balance(64, 0x3c00);
+    if (has_mean)
+      core::balance_of(kv.keys.subspan(sink_values), mean, std::span(weights.keys).subspan(head * 64, 64),
+                       core::kKeyBalancePower, key_balance);
+    if (plan[head].value != format::kCodecF16)
+      core::balance_of(kv.values.subspan(sink_values), {}, std::span(weights.values).subspan(head * 64, 64),
+                       core::kValueBalancePower, value_balance);
+    const core::KvPool::Transform stored = view.transform(head / 3, head % 3);
+    CHECK(std::ranges::equal(stored.mean, std::as_bytes(std::span(mean))));
+    CHECK(std::ranges::equal(stored.key_balance, std::as_bytes(std::span(key_balance))));
+    CHECK(std::ranges::equal(stored.value_balance, std::as_bytes(std::span(value_balance))));
     std::vector<std::byte> pages(format::run_bytes(plan[head].key, plan[head].value, 64, 96));
     REQUIRE(core::quantize_run(plan[head], kv.keys.subspan(sink_values), kv.values.subspan(sink_values), 64,
-                               has_mean ? std::span<const std::uint16_t>(mean) : std::span<const std::uint16_t>(),
-                               pages));
+                               {mean, key_balance, value_balance}, pages));
     CHECK(std::ranges::equal(run.pages, pages));
     CHECK(std::ranges::equal(view.sink_keys(head / 3, head % 3), std::as_bytes(kv.keys.first(sink_values))));
     CHECK(std::ranges::equal(view.sink_values(head / 3, head % 3), std::as_bytes(kv.values.first(sink_values))));

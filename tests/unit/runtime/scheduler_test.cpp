@@ -96,7 +96,9 @@ std::vector<Case> cases() {
     if (i % 3 == 1) {
       one.options.sampling = {.temperature = 0.8f, .top_k = i % 2 * 20, .top_p = 0.95f, .min_p = 0.0f, .seed = i};
     }
-    if (i % 4 == 2) one.options.stop = {"e", "th"};
+    if (i % 4 == 2) {
+      for (char letter = 'a'; letter <= 'z'; ++letter) one.options.stop.push_back({letter});
+    }
     all.push_back(one);
   }
   return all;
