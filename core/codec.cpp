@@ -278,11 +278,15 @@ void mean_of_keys(std::span<const std::uint16_t> keys, std::size_t head_dim, std
 void balance_of(std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,
                 std::span<const float> weights, double power, std::span<std::uint16_t> out) {
   const std::size_t head_dim = out.size(), num_positions = values.size() / head_dim;
+  const std::size_t step = std::max<std::size_t>(1, num_positions / kBalancePositions);
   std::array<double, format::kMaxHeadDim> variance{}, logarithm{};
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::size_t d = i % head_dim;
-    const double x = double{float16_to_float(values[i])} - (mean.empty() ? 0.0 : double{float16_to_float(mean[d])});
-    variance[d] += x * x / static_cast<double>(num_positions);
+  std::array<float, format::kMaxHeadDim> centre;
+  to_float(mean, 0.0f, centre);
+  for (std::size_t position = 0; position < num_positions; position += step) {
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      const double x = double{float16_to_float(values[position * head_dim + d]) - centre[d]};
+      variance[d] += x * x * static_cast<double>(step) / static_cast<double>(num_positions);
+    }
   }
   // A thousandth of the average keeps a dimension that is always zero, or never asked for, within bounds.
   double variance_sum = 0.0, weight_sum = 0.0, sum = 0.0;

@@ -43,9 +43,11 @@ struct HeadTransform {
 };
 
 // Balances make dimensions in which errors count most, and which vary least, larger before all of them share one scale:
-// factor = (weight / variance) ^ power, their geometric mean 1, each within 1/16 and 16, rounded to float16.
+// factor = (weight / variance) ^ power, their geometric mean 1, each within 1/16 and 16, rounded to float16. The
+// variance is that of 512 to 1,023 positions, evenly spread, where there are more.
 //   values   [num_positions][head_dim]; `mean` as above
 //   weights  [head_dim], how much a square error in the dimension counts; not negative, of any unit
+inline constexpr std::size_t kBalancePositions = 512;
 inline constexpr double kKeyBalancePower = 0.15;
 inline constexpr double kValueBalancePower = 0.25;
 void balance_of(std::span<const std::uint16_t> values, std::span<const std::uint16_t> mean,

@@ -320,6 +320,14 @@ Status PoolWriter::write_layer(std::uint32_t layer, std::span<const ScaleExponen
   return {};
 }
 
+std::uint64_t PoolWriter::file_bytes(std::uint64_t fidelity_bytes) const {
+  const auto chunks_of = [](std::uint64_t bytes) { return (bytes + kChunkBytes - 1) / kChunkBytes; };
+  const auto padded = [](std::uint64_t bytes) { return *checked_align(bytes, kSectionAlignment); };
+  std::uint64_t num_chunks = chunks_of(padded(fidelity_bytes));
+  for (const WrittenSection& section : state_->sections) num_chunks += chunks_of(section.entry.padded_bytes);
+  return state_->end() + padded(fidelity_bytes) + padded(num_chunks * 8) + padded(num_chunks * 32) + kTrailerBytes;
+}
+
 Result<WrittenValues> PoolWriter::written() {
   State& state = *state_;
   if (!state.is_complete()) return state.incomplete();

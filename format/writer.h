@@ -52,6 +52,9 @@ class PoolWriter {
   PoolWriter& operator=(PoolWriter&&) noexcept;
   ~PoolWriter();
 
+  // What the published file will have, with a fidelity of so many bytes.
+  std::uint64_t file_bytes(std::uint64_t fidelity_bytes) const;
+
   // The layout as placed; with the exponents of the layers that are written.
   const Layout& layout() const;
 

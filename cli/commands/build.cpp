@@ -88,6 +88,8 @@ format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
   if (num_limits > 1) return Error(ErrorCode::kUsage, "build: only one of --bits, --size and --max-kld");
   if (num_limits > 0 && choice.fixed)
     return Error(ErrorCode::kUsage, "build: --bits, --size and --max-kld need --codec auto, not " + options.codec);
+  if (choice.max_kld && options.no_probe)
+    return Error(ErrorCode::kUsage, "build: --max-kld needs the probes, which --no-probe leaves out");
   return choice;
 }
 

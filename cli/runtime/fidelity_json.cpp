@@ -1,10 +1,35 @@
 #include "cli/runtime/fidelity_json.h"
 
+#include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 namespace polykv::runtime {
 
 using nlohmann::ordered_json;
+
+namespace {
+
+// Four digits, so that long lists stay small.
+double rounded(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", number);
+  return std::strtod(text, nullptr);
+}
+
+}  // namespace
+
+ordered_json plan_json(const PlanRecord& plan) {
+  ordered_json keys = ordered_json::array(), values = ordered_json::array();
+  for (const Sensitivity& sensitivity : plan.sensitivities) {
+    keys.push_back(rounded(sensitivity.key));
+    values.push_back(rounded(sensitivity.value));
+  }
+  return {{"choice", plan.choice},
+          {"rows", kSensitivityRows},
+          {"expected_kld", rounded(plan.expected_kld)},
+          {"sensitivities", {{"key", std::move(keys)}, {"value", std::move(values)}}}};
+}
 
 ordered_json divergence_json(const Divergence& divergence) {
   return {{"positions", divergence.positions},
@@ -36,6 +61,8 @@ ordered_json fidelity_json(const Fidelity& fidelity, const ProbeProtocol& protoc
                       {"passage_prompt_tokens", kPromptTokens}};
   json["tail"] = divergence_json(fidelity.tail);
   json["tail"]["floor_kld_mean"] = fidelity.floor_kld_mean;
+  json["tail"]["kld_by_position"] = ordered_json::array();
+  for (const double kld : fidelity.tail_klds) json["tail"]["kld_by_position"].push_back(rounded(kld));
   json["answers"] = divergence_json(fidelity.answers);
   json["answers"]["first_difference"] = ordered_json::array();
   for (const auto& index : fidelity.first_difference)

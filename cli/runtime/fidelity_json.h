@@ -3,9 +3,11 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "cli/runtime/probes.h"
+#include "cli/runtime/sensitivity.h"
 
 namespace polykv::runtime {
 
@@ -16,6 +18,14 @@ inline constexpr const char* kProbeProtocol = "polykv.probes/1";
 struct ProbeProtocol {
   std::string prefill_type, prefill_runner, kernels;
 };
+
+// How the plan of a pool was chosen, for who wants to see why.
+struct PlanRecord {
+  std::string choice;  // choice_name
+  std::span<const Sensitivity> sensitivities;
+  double expected_kld = 0.0;
+};
+nlohmann::ordered_json plan_json(const PlanRecord& plan);
 
 nlohmann::ordered_json divergence_json(const Divergence& divergence);
 nlohmann::ordered_json fidelity_json(const Fidelity& fidelity, const ProbeProtocol& protocol, std::uint32_t num_tokens);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "cli/runtime/bit_allocation.h"
 #include "cli/runtime/codec_plan.h"
 #include "cli/runtime/fidelity_json.h"
 #include "cli/runtime/kv_spool.h"
@@ -27,6 +28,13 @@ constexpr std::uint64_t kMaxSourceBytes = std::uint64_t{1} << 30;
 constexpr double kProbeShare = 0.35;
 constexpr double kLeastProbeMs = 1000.0;
 
+// --max-kld: how often quantizing and measuring are tried, and how far below the limit the next plan aims.
+constexpr int kMaxRounds = 5;
+constexpr double kNextAim = 0.95;
+
+// What the fidelity section may take: of probes, and of a head of the plan.
+constexpr std::uint64_t kProbeTextBytes = 8192, kHeadTextBytes = 32;
+
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
@@ -44,6 +52,7 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
                                NumberType prefill_type, const std::string& codec) {
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
   identity.set("codec.name", codec);
+  if (!request.codec.fixed) identity.set("codec.plan", choice_name(request.codec));
   identity.set("codec.rotation", "signs-hadamard/1");
   identity.set("codec.codebooks", "trellis/1");
   identity.set("prefill.type", number_type_name(prefill_type));
@@ -109,11 +118,22 @@ class Build {
     POLYKV_TRY(KvSpool spool, KvSpool::create(path_, shape_, writer_options_.force, workers_));
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return spool.write(layer); }));
     POLYKV_CHECK_STATUS(spool.map());
-    POLYKV_TRY(const CodecPlan plan, timed(report_.plan_ms, [&] { return choose_plan(spool); }));
-    POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
-    POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, plan, writer); }));
-    POLYKV_TRY(const std::string fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
-    return publish(writer, fidelity);
+    POLYKV_TRY(CodecPlan plan, timed(report_.plan_ms, [&] { return choose_plan(spool); }));
+    double aim = request_.codec.max_kld.value_or(0.0);
+    for (int round = 1;; ++round) {
+      POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
+      POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, plan, writer); }));
+      if (!request_.probe) return publish(writer, plan_text(plan));
+      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
+      const double measured = fidelity.tail.kld_mean;
+      if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
+        return publish(writer, fidelity_text(fidelity, plan));
+      // What is expected is off by some factor, the same for plans that are alike.
+      aim *= kNextAim * *request_.codec.max_kld / measured;
+      CodecPlan next = allocate_loss(shape_, sensitivities_, aim);
+      if (round == kMaxRounds || next == plan) return unreachable_kld(measured);
+      plan = std::move(next);
+    }
   }
 
   Status progress(const char* work, double share) const {
@@ -138,18 +158,39 @@ class Build {
     POLYKV_CHECK_STATUS(progress("plan", 0.0));
     weights_.values = output_squares(request_.model->file, workers_);
     if (choice.fixed) return uniform_plan(shape_, *choice.fixed);
-    POLYKV_TRY(Sensitivities sensitivities,
+    POLYKV_TRY(Sensitivities found,
                measure_sensitivity(request_.model->file, spool.pool(), ids_, tail_begin(shape_.num_tokens), workers_,
                                    [&](double share) { return progress("plan", share).has_value(); }));
-    weights_.keys = std::move(sensitivities.query_squares);
-    return plan_of_bits(shape_, sensitivities.heads, choice.bits_per_value.value_or(kDefaultBits));
+    weights_.keys = std::move(found.query_squares);
+    sensitivities_ = std::move(found.heads);
+    if (choice.pool_bytes) return plan_of_size(*choice.pool_bytes);
+    if (choice.max_kld) return allocate_loss(shape_, sensitivities_, *choice.max_kld);
+    return plan_of_bits(shape_, sensitivities_, choice.bits_per_value.value_or(kDefaultBits));
+  }
+
+  // A pool of a plan that is too large for the file tells what all but keys and values takes.
+  format::Result<CodecPlan> plan_of_size(std::uint64_t pool_bytes) {
+    const CodecPlan too_large = allocate_bytes(shape_, sensitivities_, pool_bytes);
+    POLYKV_TRY(const format::PoolWriter writer, create_writer(too_large));
+    const std::uint64_t other = writer.file_bytes(fidelity_room()) - plan_kv_bytes(shape_, too_large);
+    return plan_of_bytes(shape_, sensitivities_, pool_bytes - std::min(pool_bytes, other));
+  }
+  std::uint64_t fidelity_room() const { return kProbeTextBytes + sensitivities_.size() * kHeadTextBytes; }
+
+  Error unreachable_kld(double measured) const {
+    char text[160];
+    std::snprintf(text, sizeof text,
+                  "no plan found with a tail KLD of at most %g: %.2g is as near as it came; ask for a greater one, or "
+                  "take --codec f16",
+                  *request_.codec.max_kld, measured);
+    return Error(ErrorCode::kUnusableText, text);
   }
 
   format::Result<format::PoolWriter> create_writer(const CodecPlan& plan) {
     format::PoolSpec spec;
     spec.shape = shape_;
     spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan));
-    spec.tokens = std::move(prompt_.tokens);
+    spec.tokens = prompt_.tokens;
     spec.layout = plan_layout(shape_, plan);
     spec.has_means = removes_means(spec.layout);
     spec.created = request_.created;
@@ -171,8 +212,8 @@ class Build {
     return {};
   }
 
-  // What compression did, as JSON.
-  format::Result<std::string> measure(const KvSpool& spool, format::PoolWriter& writer) {
+  // What compression did.
+  format::Result<Fidelity> measure(const KvSpool& spool, format::PoolWriter& writer) {
     POLYKV_TRY(const format::WrittenValues values, writer.written());
     const core::KvPool pages({.shape = shape_,
                               .num_sinks = std::min(shape_.num_tokens, format::kNumSinks),
@@ -183,11 +224,24 @@ class Build {
     ProbeRequest probes{*request_.model, *request_.chat, open_text_, ids_, spool.pool(), pages};
     probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
     probes.on_progress = [&](double share) { return progress("probe", share).has_value(); };
-    POLYKV_TRY(const Fidelity fidelity, run_probes(probes, workers_));
-    return fidelity_json(fidelity,
-                         {number_type_name(prefill_options_.type), runner_.version(), core::active_kernels().name},
-                         shape_.num_tokens)
-        .dump();
+    return run_probes(probes, workers_);
+  }
+
+  void add_plan(const CodecPlan& plan, nlohmann::ordered_json& json) const {
+    if (sensitivities_.empty()) return;
+    json["plan"] = plan_json({choice_name(request_.codec), sensitivities_, expected_kld(sensitivities_, plan)});
+  }
+  std::string plan_text(const CodecPlan& plan) const {
+    nlohmann::ordered_json json;
+    add_plan(plan, json);
+    return json.is_null() ? std::string() : json.dump();
+  }
+  std::string fidelity_text(const Fidelity& fidelity, const CodecPlan& plan) const {
+    nlohmann::ordered_json json = fidelity_json(
+        fidelity, {number_type_name(prefill_options_.type), runner_.version(), core::active_kernels().name},
+        shape_.num_tokens);
+    add_plan(plan, json);
+    return json.dump();
   }
 
   Status publish(format::PoolWriter& writer, const std::string& fidelity) {
@@ -207,6 +261,7 @@ class Build {
   const std::string open_text_;
   const format::KvShape shape_;
   DimensionWeights weights_;
+  std::vector<Sensitivity> sensitivities_;  // empty without a plan
   BuildReport report_;
 };
 

@@ -54,6 +54,7 @@ Status TailProbe::go_on(double position_ms) {
     POLYKV_CHECK_STATUS(run_.score(sequence_, static_cast<std::size_t>(std::max(0.0, more)), meter_));
   }
   fidelity_.tail = meter_.summary();
+  for (const DivergenceMeter::Position& position : meter_.positions()) fidelity_.tail_klds.push_back(position.kld);
   fidelity_.counts.tail_positions = fidelity_.tail.positions;
   return {};
 }

@@ -64,6 +64,7 @@ struct ProbeRequest {
 struct Fidelity {
   ProbeCounts counts = {0, 0, 0};  // as measured: 0 for what was left out
   Divergence tail, answers, recall;
+  std::vector<double> tail_klds;  // [position]
   double floor_kld_mean = 0.0;  // on the tail's first positions: the reference against itself, summed in another order
   // Index of the first token of an answer that the compressed cache would have continued otherwise.
   std::vector<std::optional<std::uint32_t>> first_difference;  // [question]; empty if none was asked
