@@ -49,7 +49,7 @@ void deal_positions(Layout& layout, std::vector<Run>& runs, std::uint32_t begin,
   for (std::uint32_t i = 0; i < num_sets; ++i) {
     if (sets[i].ranges.empty()) continue;
     runs.push_back(
-        {static_cast<std::uint32_t>(layout.position_sets.size()), random_codec(random), random_codec(random), 0});
+        {static_cast<std::uint32_t>(layout.position_sets.size()), random_codec(random), random_codec(random)});
     layout.position_sets.push_back(sets[i]);
   }
 }
@@ -118,8 +118,10 @@ void fill_values(SamplePool& sample, std::mt19937_64& random) {
     begins[layer] = std::min(begins[layer], begins[layer + 1]);
     if (!spec.layout.runs[head].empty()) begins[layer] = spec.layout.runs[head].front().pages_offset;
   }
+  std::mt19937_64 exponent_random(1);  // of its own: what is drawn for shapes and pages does not depend on codecs
   const auto exponent = [&](format::CodecId codec) {
-    return static_cast<std::int8_t>(format::is_trellis_codec(codec) ? static_cast<int>(below(random, 128)) - 64 : 0);
+    return static_cast<std::int8_t>(format::is_trellis_codec(codec) ? static_cast<int>(below(exponent_random, 128)) - 64
+                                                                    : 0);
   };
   for (std::size_t layer = 0; layer < spec.shape.num_layers; ++layer) {
     std::vector<format::ScaleExponents>& exponents = sample.exponents.emplace_back();
