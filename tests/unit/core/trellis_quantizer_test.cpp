@@ -1,6 +1,7 @@
 // The trellis quantizer: the same bits from every kernel table, the least error there is, the scale that is asked for.
 #include "core/kernels/trellis_quantizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -115,6 +116,72 @@ TEST_CASE("trellis quantizer: every table gives the same bits", "[trellis]") {
           CHECK(expected.scales[5] == 0.0f);
           for (std::size_t d = 0; d < head_dim; ++d) REQUIRE(expected.codes[d * kLanes + 5] == 0);
         }
+}
+
+// spec/codecs.md, "Codes of least square error", for one vector in units of the alphabet.
+std::vector<unsigned> codes_by_specification(unsigned bits, const std::vector<float>& u) {
+  struct Step {
+    unsigned rank[4];
+    bool from_second[8];
+  };
+  std::vector<Step> steps(u.size());
+  std::vector<float> cost(8, std::numeric_limits<float>::infinity());
+  cost[0] = 0.0f;
+  for (std::size_t d = 0; d < u.size(); ++d) {
+    float error[4];
+    for (unsigned i = 0; i < 4; ++i) {
+      const std::int8_t* points = core::codebook(bits).values + (i << (bits - 1));
+      unsigned rank = 0;
+      while (rank + 1 < 1u << (bits - 1) && 2 * u[d] >= static_cast<float>(points[rank] + points[rank + 1])) ++rank;
+      const float difference = u[d] - static_cast<float>(points[rank]);
+      error[i] = difference * difference;
+      steps[d].rank[i] = rank;
+    }
+    const std::vector<float> before = cost;
+    for (unsigned s = 0; s < 8; ++s) {
+      const unsigned subset = 2 * ((s ^ s >> 1) & 1) + (s >> 2);
+      const float a = before[s >> 1] + error[subset], b = before[(s >> 1) + 4] + error[subset ^ 2];
+      steps[d].from_second[s] = b < a;
+      cost[s] = b < a ? b : a;
+    }
+  }
+  auto state = static_cast<unsigned>(std::min_element(cost.begin(), cost.end()) - cost.begin());
+  std::vector<unsigned> codes(u.size());
+  for (std::size_t d = u.size(); d-- > 0;) {
+    const unsigned second = steps[d].from_second[state] ? 1 : 0;
+    const unsigned subset = (2 * ((state ^ state >> 1) & 1) + (state >> 2)) ^ (2 * second);
+    codes[d] = (state & 1) << (bits - 1) | steps[d].rank[subset];
+    state = (state >> 1) + 4 * second;
+  }
+  return codes;
+}
+
+// Vectors of small integers, and of a single one among zeros: many costs are equal, as alphabets are symmetric.
+TEST_CASE("trellis quantizer: equal costs are decided as the specification says", "[trellis]") {
+  const core::KernelTable& table = *core::supported_kernels().front();
+  std::mt19937 random(1);
+  for (const std::size_t head_dim : {8, 64})
+    for (unsigned bits = 1; bits <= 5; ++bits)
+      for (int round = 0; round < 20; ++round) {
+        std::vector<float> tile(head_dim * kLanes);
+        for (float& value : tile) value = static_cast<float>(static_cast<int>(random() % 5) - 2);
+        if (round % 2 == 0)
+          for (std::size_t i = 0; i < tile.size(); ++i) tile[i] = i / kLanes == i % kLanes ? 1.0f : 0.0f;
+        const Quantized got = quantize(table, bits, ScaleRule::kNorm, tile);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+          float total = 0;  // of small integers: exact
+          for (std::size_t d = 0; d < head_dim; ++d) total += tile[d * kLanes + lane] * tile[d * kLanes + lane];
+          if (total == 0.0f) continue;
+          const float inverse = 1.0f / (std::sqrt(total / static_cast<float>(head_dim)) * core::codebook(bits).step);
+          std::vector<float> u;
+          for (std::size_t d = 0; d < head_dim; ++d) u.push_back(tile[d * kLanes + lane] * inverse);
+          const std::vector<unsigned> expected = codes_by_specification(bits, u);
+          for (std::size_t d = 0; d < head_dim; ++d) {
+            INFO("head_dim " << head_dim << " bits " << bits << " lane " << lane << " dimension " << d);
+            REQUIRE(got.codes[d * kLanes + lane] == expected[d]);
+          }
+        }
+      }
 }
 
 // Costs are sums of 16 floats, each rounded to within 2^-24 of the sum, and differences of floats with 2^-23 of u, at
