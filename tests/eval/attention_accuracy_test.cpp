@@ -79,7 +79,8 @@ class Scene {
   void prefill(PrefillRunner& runner, NumberType type) { REQUIRE(text_.prefill(runner, type)); }
 
   QuantizedPool pool(const Collected& kv, const char* codec) const {
-    auto pool = QuantizedPool::make(kv, text_.shape(), tests::same_codec(text_.shape(), *core::parse_codec_name(codec)));
+    auto pool =
+        QuantizedPool::make(kv, text_.shape(), tests::same_codec(text_.shape(), *core::parse_codec_name(codec)));
     REQUIRE(pool.has_value());
     return std::move(*pool);
   }
