@@ -155,6 +155,17 @@ TEST_CASE("what was written can be looked at before it is published, and scratch
   }
 }
 
+TEST_CASE("how large the file will be is known before any layer is written") {
+  std::mt19937_64 random(9);
+  for (int i = 0; i < 10; ++i) {
+    const TemporaryFolder folder;
+    const SamplePool sample = random_sample(random);
+    auto writer = PoolWriter::create(folder / "a.pkv", sample.spec, {});
+    REQUIRE(writer.has_value());
+    CHECK(writer->file_bytes(sample.fidelity.size()) == pool_bytes(sample).size());
+  }
+}
+
 TEST_CASE("the file's id comes from tokens and values, not from what describes them") {
   const auto id_of = [](const SamplePool& sample) {
     const std::vector<std::byte> bytes = pool_bytes(sample);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "cli/runtime/kv_spool.h"
 #include "cli/runtime/layer_writer.h"
@@ -172,6 +173,67 @@ TEST_CASE("every head in codecs of its own: pages, sinks, means and balances are
     CHECK(std::ranges::equal(view.sink_keys(head / 3, head % 3), std::as_bytes(kv.keys.first(sink_values))));
     CHECK(std::ranges::equal(view.sink_values(head / 3, head % 3), std::as_bytes(kv.values.first(sink_values))));
   }
+}
+
+// A text long enough that pages are most of the pool.
+std::string long_text() {
+  std::string text;
+  for (int i = 0; i < 4; ++i) text += kText + " ";
+  return text;
+}
+
+struct Planned {
+  std::uint64_t file_bytes;
+  double tail_kld;
+};
+format::Result<Planned> build_planned(const CodecChoice& choice) {
+  const TemporaryFolder folder;
+  core::Workers workers(2);
+  tests::RandomPrefill prefill;
+  POLYKV_TRY(const BuildReport built, tests::build_model_pool(tests::model_path(kModel), long_text(), folder / "a.pkv",
+                                                              prefill, workers, [&](BuildRequest& request) {
+                                                                request.codec = choice;
+                                                                request.probe = true;
+                                                              }));
+  const OpenPool pool = open_pool(folder / "a.pkv");
+  const auto fidelity = nlohmann::json::parse(pool.reader.fidelity());
+  CHECK(fidelity.at("plan").at("choice") == choice_name(choice));
+  CHECK(fidelity.at("tail").at("kld_by_position").size() == fidelity.at("tail").at("positions"));
+  CHECK(pool.reader.identity().get("codec.plan") == choice_name(choice));
+  return Planned{built.pool_bytes, fidelity.at("tail").at("kld_mean")};
+}
+
+TEST_CASE("a plan keeps within bytes of the file, or says how many are needed") {
+  CodecChoice choice;
+  const auto by_default = build_planned(choice);
+  REQUIRE(by_default.has_value());
+  for (const double share : {0.9, 1.0, 1.3}) {
+    choice.pool_bytes = static_cast<std::uint64_t>(share * static_cast<double>(by_default->file_bytes)) + 12000;
+    const auto built = build_planned(choice);
+    REQUIRE(built.has_value());
+    CHECK(built->file_bytes <= *choice.pool_bytes);
+  }
+  choice.pool_bytes = 10000;
+  const auto refused = build_planned(choice);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == ErrorCode::kUnusableText);
+}
+
+TEST_CASE("a plan within a divergence: the tail probe measures no more, or the build says so") {
+  CodecChoice choice;
+  choice.bits_per_value = 2.6;
+  const auto coarse = build_planned(choice);
+  REQUIRE(coarse.has_value());
+  CodecChoice limited;
+  limited.max_kld = coarse->tail_kld / 8.0;
+  const auto fine = build_planned(limited);
+  REQUIRE(fine.has_value());
+  CHECK(fine->tail_kld <= *limited.max_kld);
+  CHECK(fine->file_bytes > coarse->file_bytes);
+  limited.max_kld = 1e-12;
+  const auto refused = build_planned(limited);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == ErrorCode::kUnusableText);
 }
 
 // Does something to the world in the middle of a prefill.
