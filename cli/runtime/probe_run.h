@@ -12,6 +12,10 @@
 
 namespace polykv::runtime {
 
+// Rows of a scoring step. A row of a step of 64 takes as long (5.4 ms against 5.5 on one core, uncompressed), and
+// logits of 64 rows from both caches are 25 MB with a vocabulary of 49,152.
+inline constexpr std::size_t kScoredRows = 32;
+
 // Known tokens to be scored one by one: each after all before it.
 struct ProbeSequence {
   ProbeSequence(PairRunner::Agent agent_, std::vector<std::uint32_t> tokens_, std::size_t first_scored_)
@@ -41,7 +45,8 @@ struct ProbeRun {
   // A step of both runners, with progress before it.
   format::Status step(std::span<const PairRunner::Step> steps);
 
-  // Scores the sequences' tokens but the first `first_scored`, in full steps, up to `max_rows` of them together.
+  // Scores the sequences' tokens but the first `first_scored`, in steps of kScoredRows, up to `max_rows` of them
+  // together.
   format::Status score(std::span<ProbeSequence> sequences, std::size_t max_rows, DivergenceMeter& meter);
 };
 

@@ -44,7 +44,7 @@ Status ProbeRun::score(std::span<ProbeSequence> sequences, std::size_t max_rows,
     const auto num_left = static_cast<std::size_t>(
         std::count_if(sequences.begin(), sequences.end(), [&](const ProbeSequence& s) { return unfed(s) > 0; }));
     if (num_left == 0) break;
-    const std::size_t each = std::max<std::size_t>(1, std::min(max_rows, kMaxStepRows) / num_left);
+    const std::size_t each = std::max<std::size_t>(1, std::min(max_rows, kScoredRows) / num_left);
     std::vector<PairRunner::Step> steps;
     std::vector<std::uint32_t> targets;
     std::vector<ProbeSequence*> owners;  // of the targets
