@@ -1,5 +1,6 @@
 #include "cli/runtime/codec_choice.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "cli/runtime/bit_allocation.h"
@@ -29,6 +30,11 @@ std::string choice_name(const CodecChoice& choice) {
   if (choice.pool_bytes) return "auto " + std::to_string(*choice.pool_bytes) + " bytes";
   if (choice.max_kld) return formatted("auto KLD %g", *choice.max_kld);
   return formatted("auto %g bits", choice.bits_per_value.value_or(kDefaultBits));
+}
+
+CodecPlan default_plan(const format::KvShape& shape, std::span<const Sensitivity> sensitivities) {
+  const auto kv_bytes = static_cast<std::uint64_t>(kDefaultBits * num_values(shape) / 8.0);
+  return allocate_bytes(shape, sensitivities, std::max(kv_bytes, plan_kv_bytes(shape, uniform_plan(shape, {4, 4}))));
 }
 
 format::Result<CodecPlan> plan_of_bits(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,

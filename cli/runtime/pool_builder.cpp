@@ -123,7 +123,7 @@ class Build {
     for (int round = 1;; ++round) {
       POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
       POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, plan, writer); }));
-      if (!request_.probe) return publish(writer, plan_text(plan));
+      if (!request_.probe) return publish(writer, {});
       POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
       const double measured = fidelity.tail.kld_mean;
       if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
@@ -165,7 +165,8 @@ class Build {
     sensitivities_ = std::move(found.heads);
     if (choice.pool_bytes) return plan_of_size(*choice.pool_bytes);
     if (choice.max_kld) return allocate_loss(shape_, sensitivities_, *choice.max_kld);
-    return plan_of_bits(shape_, sensitivities_, choice.bits_per_value.value_or(kDefaultBits));
+    if (choice.bits_per_value) return plan_of_bits(shape_, sensitivities_, *choice.bits_per_value);
+    return default_plan(shape_, sensitivities_);
   }
 
   // A pool of a plan that is too large for the file tells what all but keys and values takes.
@@ -227,20 +228,12 @@ class Build {
     return run_probes(probes, workers_);
   }
 
-  void add_plan(const CodecPlan& plan, nlohmann::ordered_json& json) const {
-    if (sensitivities_.empty()) return;
-    json["plan"] = plan_json({choice_name(request_.codec), sensitivities_, expected_kld(sensitivities_, plan)});
-  }
-  std::string plan_text(const CodecPlan& plan) const {
-    nlohmann::ordered_json json;
-    add_plan(plan, json);
-    return json.is_null() ? std::string() : json.dump();
-  }
   std::string fidelity_text(const Fidelity& fidelity, const CodecPlan& plan) const {
     nlohmann::ordered_json json = fidelity_json(
         fidelity, {number_type_name(prefill_options_.type), runner_.version(), core::active_kernels().name},
         shape_.num_tokens);
-    add_plan(plan, json);
+    if (!sensitivities_.empty())
+      json["plan"] = plan_json({choice_name(request_.codec), sensitivities_, expected_kld(sensitivities_, plan)});
     return json.dump();
   }
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <random>
 
+#include "cli/runtime/codec_choice.h"
 #include "tests/support/catch.h"
 
 namespace polykv::runtime {
@@ -76,6 +77,19 @@ TEST_CASE("a plan for a loss keeps it, with fewer bytes than plans of equal bits
     CHECK(plan_kv_bytes(shape, plan) < plan_kv_bytes(shape, equal));
   }
   CHECK(allocate_loss(shape, sensitivities, 0.0) == uniform_plan(shape, {7, 8}));
+}
+
+TEST_CASE("the default plan of a short document is no coarser than one of 4 bits") {
+  for (const std::uint32_t num_tokens : {1u, 4u, 5u, 20u, 100u, 1000u, 4000u}) {
+    const format::KvShape shape{3, 2, 64, num_tokens};
+    const std::vector<Sensitivity> alike(6, {1.0, 1.0});
+    const CodecPlan plan = default_plan(shape, alike);
+    INFO(num_tokens);
+    CHECK(expected_kld(alike, plan) <= expected_kld(alike, uniform_plan(shape, {4, 4})));
+    if (num_tokens == 4000) {
+      CHECK(plan_kv_bytes(shape, plan) <= 17 * 2 * 6 * 4000 * 64 / 8 / 4);  // 4.25 bits
+    }
+  }
 }
 
 TEST_CASE("the head that matters gets the bits") {
