@@ -1,25 +1,48 @@
 // Random pools for the scripts beside this file:
-//   polykv_make_pool POOL [LAYERS KV_HEADS HEAD_DIM TOKENS CODEC SEED]
+//   polykv_make_pool POOL [LAYERS KV_HEADS HEAD_DIM TOKENS CODEC SEED [FIDELITY]]
+//                                        CODEC may be "mixed", 2 to 7 bits by chance; FIDELITY is a file of JSON
 //   polykv_make_pool POOL MODEL TEXT     fits the model, and holds the text's tokens
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <string>
 
 #include "tests/support/make_model_pool.h"
 #include "tests/support/make_pool.h"
 
+namespace {
+
+std::vector<polykv::core::CodecPair> random_plan(const polykv::tests::PoolRecipe& recipe) {
+  polykv::tests::TestRandom random(recipe.seed);
+  std::vector<polykv::core::CodecPair> plan(std::size_t{recipe.shape.num_layers} * recipe.shape.num_kv_heads);
+  for (polykv::core::CodecPair& codec : plan) {
+    codec.key = static_cast<polykv::format::CodecId>(2 + random.next() % 6);
+    codec.value = static_cast<polykv::format::CodecId>(2 + random.next() % 6);
+  }
+  return plan;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace polykv;
-  if (argc != 2 && argc != 4 && argc != 8) return 2;
+  if (argc != 2 && argc != 4 && argc != 8 && argc != 9) return 2;
   tests::PoolRecipe recipe;
   recipe.force = true;
-  if (argc == 8) {
+  if (argc >= 8) {
     const auto number = [&](int i) { return static_cast<std::uint32_t>(std::strtoul(argv[i], nullptr, 10)); };
     recipe.shape = {.num_layers = number(2), .num_kv_heads = number(3), .head_dim = number(4), .num_tokens = number(5)};
-    const auto codec = core::parse_codec_name(argv[6]);
+    recipe.seed = number(7);
+    const bool is_mixed = argv[6] == std::string("mixed");
+    const auto codec = core::parse_codec_name(is_mixed ? "k5v4" : argv[6]);
     if (!codec) return 2;
     recipe.codec = *codec;
-    recipe.seed = number(7);
+    if (is_mixed) recipe.plan = random_plan(recipe);
+  }
+  if (argc == 9) {
+    std::ifstream file(argv[8], std::ios::binary);
+    recipe.fidelity.assign(std::istreambuf_iterator<char>(file), {});
   }
   const auto status = argc == 4 ? tests::make_model_pool(argv[2], argv[3], argv[1]) : tests::make_pool(argv[1], recipe);
   if (!status) {

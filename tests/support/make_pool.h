@@ -1,6 +1,7 @@
 // Makes small pools without a model: seeded random keys and values through the real quantizer and the real writer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -18,6 +19,7 @@ namespace polykv::tests {
 struct PoolRecipe {
   format::KvShape shape{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 100};
   core::CodecPair codec = core::kDefaultCodec;
+  std::vector<core::CodecPair> plan = {};  // [layer * num_kv_heads + kv_head]; empty: `codec` for all
   std::uint64_t seed = 1;
   std::uint64_t created = 0;
   float scale = 1.0f;                  // of all keys and values
@@ -30,6 +32,18 @@ struct PoolRecipe {
   std::optional<format::Identity> fits =
       {};  // a model's, which the pool is to fit; shape and vocab_size must be its own
 };
+
+inline core::CodecPair codec_of(const PoolRecipe& recipe, std::uint32_t layer, std::uint32_t kv_head) {
+  return recipe.plan.empty() ? recipe.codec : recipe.plan[layer * recipe.shape.num_kv_heads + kv_head];
+}
+
+// A pool has means for all heads if a codec of one removes them.
+inline bool has_means(const PoolRecipe& recipe) {
+  if (recipe.shape.num_tokens <= format::kNumSinks) return false;
+  if (recipe.plan.empty()) return format::key_codec_removes_mean(recipe.codec.key);
+  return std::any_of(recipe.plan.begin(), recipe.plan.end(),
+                     [](core::CodecPair codec) { return format::key_codec_removes_mean(codec.key); });
+}
 
 // The same numbers on every machine and C++ library.
 class TestRandom {
@@ -99,7 +113,7 @@ inline format::Identity make_identity(const PoolRecipe& recipe) {
     identity.set("template.name", "none");
     identity.set("template.sha256", std::string(64, 'c'));
   }
-  identity.set("codec.name", core::codec_name(recipe.codec));
+  identity.set("codec.name", recipe.plan.empty() ? core::codec_name(recipe.codec) : "mixed");
   identity.set("prefill.type", "f32");
   identity.set("document.count", "1");
   identity.set("document.0.name", "random.txt");
@@ -128,7 +142,6 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
   const std::size_t head_dim = recipe.shape.head_dim;
   const std::size_t num_sinks = std::min(recipe.shape.num_tokens, format::kNumSinks);
   const std::size_t num_positions = recipe.shape.num_tokens - num_sinks;
-  const bool has_mean = format::key_codec_removes_mean(recipe.codec.key);
   const auto append = [](std::vector<std::byte>& out, std::span<const std::uint16_t> bits) {
     for (const std::uint16_t value : bits) {
       out.push_back(static_cast<std::byte>(value & 0xff));
@@ -141,19 +154,24 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
     const std::span<const std::uint16_t> keys(head.keys), values(head.values);
     append(out.sinks, keys.first(num_sinks * head_dim));
     append(out.sinks, values.first(num_sinks * head_dim));
-    std::vector<std::uint16_t> mean(head_dim);
-    core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
-    const auto keys_balance = key_balance(head_dim), values_balance = value_balance(head_dim);
+    const core::CodecPair codec = codec_of(recipe, layer, kv_head);
+    const bool removes_mean = format::key_codec_removes_mean(codec.key);
+    std::vector<std::uint16_t> mean(head_dim), keys_balance(head_dim, 0x3c00), values_balance(head_dim, 0x3c00);
+    if (removes_mean) {
+      core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
+      keys_balance = key_balance(head_dim);
+      values_balance = value_balance(head_dim);
+    }
     core::HeadTransform transform;
-    if (has_mean) {
+    if (has_means(recipe)) {
       transform = {mean, keys_balance, values_balance};
       for (const auto& vector : {mean, keys_balance, values_balance}) append(out.means, vector);
     }
     if (num_positions == 0) continue;
-    std::vector<std::byte> pages(format::run_bytes(recipe.codec.key, recipe.codec.value, head_dim, num_positions));
+    std::vector<std::byte> pages(format::run_bytes(codec.key, codec.value, head_dim, num_positions));
     POLYKV_TRY(const format::ScaleExponents exponents,
-               core::quantize_run(recipe.codec, keys.subspan(num_sinks * head_dim),
-                                  values.subspan(num_sinks * head_dim), head_dim, transform, pages));
+               core::quantize_run(codec, keys.subspan(num_sinks * head_dim), values.subspan(num_sinks * head_dim),
+                                  head_dim, transform, pages));
     out.exponents.push_back(exponents);
     out.pages.insert(out.pages.end(), pages.begin(), pages.end());
   }
@@ -166,16 +184,19 @@ inline format::Status make_pool(const std::filesystem::path& path, const PoolRec
   spec.identity = make_identity(recipe);
   spec.tokens = make_tokens(recipe);
   spec.layout = format::Layout::uniform(recipe.shape, 0, recipe.codec.key, recipe.codec.value);
-  spec.has_means = format::key_codec_removes_mean(recipe.codec.key) && recipe.shape.num_tokens > format::kNumSinks;
+  for (std::size_t head = 0; head < recipe.plan.size(); ++head) {
+    for (format::Run& run : spec.layout.runs[head]) {
+      run.key_codec = recipe.plan[head].key;
+      run.value_codec = recipe.plan[head].value;
+    }
+  }
+  spec.has_means = has_means(recipe);
   spec.created = recipe.created;
   const format::WriterOptions options{.force = recipe.force, .mode = recipe.mode};
   POLYKV_TRY(format::PoolWriter writer, format::PoolWriter::create(path, std::move(spec), options));
   for (std::uint32_t layer = 0; layer < recipe.shape.num_layers; ++layer) {
     POLYKV_TRY(const TestLayer made, make_layer(recipe, layer));
-    const bool has_means = recipe.shape.num_tokens > format::kNumSinks;
-    POLYKV_CHECK_STATUS(
-        writer.write_layer(layer, made.exponents, made.pages, made.sinks,
-                           has_means ? std::span<const std::byte>(made.means) : std::span<const std::byte>()));
+    POLYKV_CHECK_STATUS(writer.write_layer(layer, made.exponents, made.pages, made.sinks, made.means));
   }
   return writer.finish(recipe.fidelity);
 }
