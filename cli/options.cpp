@@ -281,7 +281,8 @@ CommandSpec inspect_command() {
       {{"polykv inspect contract.pkv", "what it holds, made by which model"},
        {"polykv inspect --json *.pkv | jq .identity", "one JSON object a line for each pool"}},
       {"Needs no model and takes milliseconds, however large the pool: header, section table and metadata are read and "
-       "checked, pages are not. It prints no text of the document. With several pools the worst exit status wins."},
+       "checked, pages are not. It prints no text of the document. Where heads have different codecs, a chart shows the "
+       "bits of each one's keys and values, a row a layer. With several pools the worst exit status wins."},
       {json_option("Print one JSON object (schema polykv.inspect/1) a pool, each on a line.")});
 }
 

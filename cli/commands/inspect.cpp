@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/plan_chart.h"
 #include "cli/commands/pool_file.h"
 #include "core/codec.h"
 #include "format/page_layout.h"
@@ -24,9 +25,10 @@ struct CodecSummary {
 
 std::map<std::string, CodecSummary> summarize_codecs(const PoolReader& reader) {
   std::map<std::string, CodecSummary> codecs;
+  const std::vector<std::uint32_t> set_sizes = position_set_sizes(reader.layout());
   for (const auto& head : reader.layout().runs) {
     for (const format::Run& run : head) {
-      const std::uint32_t positions = reader.layout().position_sets[run.position_set].num_positions();
+      const std::uint32_t positions = set_sizes[run.position_set];
       CodecSummary& codec = codecs[core::codec_name({run.key_codec, run.value_codec})];
       ++codec.runs;
       codec.positions += positions;
@@ -34,6 +36,23 @@ std::map<std::string, CodecSummary> summarize_codecs(const PoolReader& reader) {
     }
   }
   return codecs;
+}
+
+// Each run's codecs, head after head.
+ordered_json plan_json(const PoolReader& reader) {
+  ordered_json plan = ordered_json::array();
+  const format::Layout& layout = reader.layout();
+  const std::vector<std::uint32_t> set_sizes = position_set_sizes(layout);
+  for (std::size_t head = 0; head < layout.runs.size(); ++head) {
+    for (const format::Run& run : layout.runs[head]) {
+      plan.push_back({{"layer", head / reader.shape().num_kv_heads},
+                      {"kv_head", head % reader.shape().num_kv_heads},
+                      {"key", key_codec_name(run.key_codec)},
+                      {"value", value_codec_name(run.value_codec)},
+                      {"positions", set_sizes[run.position_set]}});
+    }
+  }
+  return plan;
 }
 
 struct TextSummary {
@@ -95,6 +114,7 @@ ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSu
                               {"positions", summary.positions},
                               {"page_bytes", summary.page_bytes}});
   }
+  json["plan"] = plan_json(reader);
   for (const auto& [name, digest] : fingerprints(block)) json["fingerprints"][name] = format::to_hex(*digest);
   json["features"] = {
       {"compat", block.features_compat}, {"rewrite", block.features_rewrite}, {"incompat", block.features_incompat}};
@@ -148,6 +168,27 @@ std::string sections_text(const PoolReader& reader) {
   return text;
 }
 
+std::string codecs_text(const PoolReader& reader) {
+  std::string text;
+  const auto codecs = summarize_codecs(reader);
+  if (!codecs_differ(reader.layout())) {
+    for (const auto& [codec, summary] : codecs) {
+      text += row("codec", codec + " in " + with_commas(summary.runs) + " runs of " + with_commas(summary.positions) +
+                               " positions, " + bytes_text(summary.page_bytes));
+    }
+    return text;
+  }
+  std::uint64_t page_bytes = 0;
+  for (const auto& [codec, summary] : codecs) page_bytes += summary.page_bytes;
+  const std::vector<HeadPlan> heads = head_plans(reader.layout());
+  const MeanBits mean = mean_bits(heads, 0, heads.size());
+  char bits[64];
+  std::snprintf(bits, sizeof bits, "keys %.2f bits, values %.2f bits", mean.key, mean.value);
+  return row("codec", std::string("mixed: ") + bits + " a code on average, " + bytes_text(page_bytes)) +
+         row("plan", "bits of each kv_head's keys and values, and the layer's mean") +
+         plan_chart(reader.shape(), heads);
+}
+
 std::string to_text(const PoolFile& pool, const TextSummary& text) {
   const PoolReader& reader = pool.reader;
   const format::Superblock& block = reader.superblock();
@@ -161,10 +202,7 @@ std::string to_text(const PoolFile& pool, const TextSummary& text) {
                          " are tokenized with each question");
   out += row("shape", std::to_string(shape.num_layers) + " layers, " + std::to_string(shape.num_kv_heads) +
                           " kv_heads, head_dim " + std::to_string(shape.head_dim));
-  for (const auto& [codec, summary] : summarize_codecs(reader)) {
-    out += row("codec", codec + " in " + with_commas(summary.runs) + " runs of " + with_commas(summary.positions) +
-                            " positions, " + bytes_text(summary.page_bytes));
-  }
+  out += codecs_text(reader);
   out += row("fidelity", reader.fidelity().empty() ? "not measured" : "measured; see polykv stats");
   std::string prints;
   for (const auto& [name, digest] : fingerprints(block)) {

@@ -129,6 +129,19 @@ class Fixtures(unittest.TestCase):
             self.assertEqual(value, header[f"{name}_fingerprint"], name)
         for name, value in said["features"].items():
             self.assertEqual(value, header[f"features_{name}"], name)
+        num_kv_heads, position_sets = header["num_kv_heads"], found["layout"]["position_sets"]
+        plan = [
+            {
+                "layer": index // num_kv_heads,
+                "kv_head": index % num_kv_heads,
+                "key": "f16" if run["key_codec"] == 16 else f"k{run['key_codec']}",
+                "value": "f16" if run["value_codec"] == 16 else f"v{run['value_codec']}",
+                "positions": sum(high - low for low, high in position_sets[run["position_set"]]),
+            }
+            for index, head in enumerate(found["layout"]["heads"])
+            for run in head
+        ]
+        self.assertEqual(said["plan"], plan)
         kept = {}
         for run in (run for head in found["layout"]["heads"] for run in head):
             pair = (run["key_codec"], run["value_codec"])

@@ -100,6 +100,22 @@ TEST_CASE("inspect --json says what the pool was made with") {
   CHECK(sum == pool["pool_bytes"]);
 }
 
+TEST_CASE("inspect shows a plan as a chart, and in --json run by run") {
+  const TemporaryFolder folder;
+  make(folder / "a.pkv", {.plan = {{5, 4}, {3, 2}, {16, 16}, {8, 3}}});
+  const std::string text = run({"inspect", folder / "a.pkv"}).out;
+  CHECK(text.find("  codec         mixed: keys 8.00 bits, values 6.25 bits a code on average, ") != std::string::npos);
+  CHECK(text.find("\n    layer 0   k 5 3   v 4 2   ####------------ 3.50\n"
+                  "    layer 1   k F 8   v F 3   ###########-----10.75\n") != std::string::npos);
+  CHECK(text.find("runs of") == std::string::npos);
+  const json pool = lines_of(run({"inspect", "--json", folder / "a.pkv"}).out).at(0);
+  REQUIRE(pool["plan"].size() == 4);
+  CHECK(pool["plan"][1] == json({{"layer", 0}, {"kv_head", 1}, {"key", "k3"}, {"value", "v2"}, {"positions", 96}}));
+  CHECK(pool["plan"][2] == json({{"layer", 1}, {"kv_head", 0}, {"key", "f16"}, {"value", "f16"}, {"positions", 96}}));
+  CHECK(pool["codecs"].size() == 4);
+  CHECK(run({"verify", folder / "a.pkv"}).status == 0);
+}
+
 TEST_CASE("inspect in text prints no document text and nothing that steers a terminal") {
   const TemporaryFolder folder;
   make(folder / "a.pkv", {.open_text = " topsecret", .model_name = "evil\x1b[2J\nname"});
