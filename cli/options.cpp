@@ -281,8 +281,8 @@ CommandSpec inspect_command() {
       {{"polykv inspect contract.pkv", "what it holds, made by which model"},
        {"polykv inspect --json *.pkv | jq .identity", "one JSON object a line for each pool"}},
       {"Needs no model and takes milliseconds, however large the pool: header, section table and metadata are read and "
-       "checked, pages are not. It prints no text of the document. Where heads have different codecs, a chart shows the "
-       "bits of each one's keys and values, a row a layer. With several pools the worst exit status wins."},
+       "checked, pages are not. It prints no text of the document. Where heads have different codecs, a chart "
+       "shows the bits of each one's keys and values, a row a layer. With several pools the worst exit status wins."},
       {json_option("Print one JSON object (schema polykv.inspect/1) a pool, each on a line.")});
 }
 
@@ -306,7 +306,8 @@ CommandSpec stats_command() {
        {"polykv stats --agents 15 contract.pkv", "with and without sharing, for 15 agents"},
        {"polykv stats --live contract.pkv", "the processes that use it now, and their memory"},
        {"polykv stats --measure contract.pkv", "measure fidelity again and compare with what the pool says"},
-       {"polykv stats --measure --text notes.txt contract.pkv", "measure on a text of your own"}},
+       {"polykv stats --measure --text notes.txt contract.pkv", "measure on a text of your own"},
+       {"polykv stats contract.pkv --html contract.html", "a page with pictures of plan and fidelity"}},
       {"Memory: the file by part; the bytes needed to restore keys and values, in bits per value and against float16; "
        "and for N agents. Ratios are rounded down and bits up.",
        "Fidelity: how far the model's next-token probabilities are with the compressed cache from those with the "
@@ -327,7 +328,12 @@ CommandSpec stats_command() {
        "so that PSS adds up. \"With copies of their own\" (without_sharing_bytes) is, summed over these processes, the "
        "pool's size and all else that a process has in memory, private or shared. A pool that was replaced stays with "
        "the processes that map it; these are said to map an older pool and are not counted. Processes of other users "
-       "can be looked at by root alone; a line on standard error names those that were not."},
+       "can be looked at by root alone; a line on standard error names those that were not.",
+       "--html FILE writes a page for one pool besides: which bits each head's keys and values got, the damage "
+       "expected of each layer, what the tail probe measured at each position, and size against fidelity, with the "
+       "pool among the plans it could have had. The page is one file without scripts; it shows what the pool holds, "
+       "and "
+       "says what it does not hold. It names model and documents and has no text of theirs."},
       {{.name = "agents",
         .value = "N",
         .target = &Options::agents,
@@ -350,6 +356,13 @@ CommandSpec stats_command() {
         .help = "With --measure: score this text as a continuation of the document, instead of the three probes."},
        model_option(),
        threads_option(),
+       {.name = "html",
+        .value = "FILE",
+        .target = &Options::html,
+        .kind = ValueKind::kPath,
+        .help = "Write a page with pictures as well; '-' is standard output, and nothing else is printed then. An "
+                "existing file is refused unless --force is given."},
+       force_option(),
        json_option("Print one JSON object (schema polykv.stats/1) a pool, each on a line.")});
 }
 

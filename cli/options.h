@@ -35,7 +35,7 @@ struct Options {
 
   // build and export.
   std::string output;  // "-" is stdout, for export only
-  bool force = false;
+  bool force = false;  // stats too, for its page
 
   // build, ask, stats and bench.
   std::string model;          // a path; empty: the user's index, then the default model
@@ -69,6 +69,7 @@ struct Options {
   bool live = false;         // stats
   bool measure = false;      // stats
   std::string text;          // stats: a file; empty: none
+  std::string html;          // stats: a page to write; "-" is stdout, empty: none
   bool man = false;          // help: print the man page's source
 };
 

@@ -10,6 +10,8 @@
 
 #include "cli/commands/commands.h"
 #include "cli/commands/desk.h"
+#include "cli/commands/fidelity_page.h"
+#include "cli/commands/fidelity_section.h"
 #include "cli/commands/fidelity_text.h"
 #include "cli/commands/live_readers.h"
 #include "cli/commands/measure.h"
@@ -24,22 +26,6 @@ using format::ErrorCode;
 using nlohmann::ordered_json;
 
 constexpr const char* kSchema = "polykv.stats/1";
-constexpr int kMaxFidelityDepth = 8;  // ours has 3; printing what is nested is recursive
-
-// The section's JSON; null if nothing was measured.
-format::Result<ordered_json> parse_fidelity(std::string_view text) {
-  if (text.empty()) return ordered_json();
-  bool too_deep = false;
-  const auto limit = [&too_deep](int depth, ordered_json::parse_event_t, ordered_json&) {
-    too_deep = too_deep || depth > kMaxFidelityDepth;
-    return !too_deep;
-  };
-  ordered_json json = ordered_json::parse(text, limit, false);
-  if (too_deep || !json.is_object()) {
-    return Error(ErrorCode::kMalformed, "section fidelity is not a JSON object nested at most 8 deep");
-  }
-  return json;
-}
 
 // What --measure found.
 struct Measurement {
@@ -247,6 +233,10 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
 int run_stats(const Options& options, Report& report) {
   if (!options.text.empty() && !options.measure) {
     return report.error({}, Error(ErrorCode::kUsage, "--text needs --measure; see polykv stats --help"));
+  }
+  if (!options.html.empty()) {
+    const int status = write_fidelity_page(options, kSchema, report);
+    if (status != 0 || options.html == "-") return status;
   }
   bool first = true;
   return for_each_pool(options.operands, report, [&](const std::string& path) {
