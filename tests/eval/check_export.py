@@ -44,8 +44,7 @@ def import_needed():
         import torch
         from safetensors import safe_open
     except ImportError as error:
-        print(f"SKIPPED: {error}: this check needs torch, transformers, gguf and safetensors")
-        sys.exit(0)
+        fail(f"{error}: this check needs torch, transformers, gguf and safetensors; ./dev setup-tests installs them")
     return torch, safe_open, make_logits
 
 
@@ -113,8 +112,7 @@ def main():
         model_file = ROOT / ".deps/models/SmolLM2-135M-Instruct.Q4_1.gguf"
     arguments.model = str(model_file)
     if not os.path.exists(arguments.model):
-        print(f"SKIPPED: {arguments.model} is not there: ./dev setup fetches the default model")
-        sys.exit(0)
+        fail(f"{arguments.model} is not there: ./dev setup fetches the default model")
     text = open(arguments.text, encoding="utf-8").read()
     _, _, tokenizer = make_logits.chatml_tokens(arguments.model)
     ids = tokenizer.encode(text).ids
