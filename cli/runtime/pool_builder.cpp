@@ -25,7 +25,7 @@ constexpr std::uint64_t kMaxSourceBytes = std::uint64_t{1} << 30;
 
 // What probes may take, of the prefill's time: less than half, so that plan, quantizing and probes together stay near
 // the prefill's own time.
-constexpr double kProbeShare = 0.35;
+constexpr double kProbeShare = 0.45;
 constexpr double kLeastProbeMs = 1000.0;
 
 // --max-kld: how often quantizing and measuring are tried, and how far below the limit the next plan aims.

@@ -72,10 +72,11 @@ class Pools:
         self.temporary.cleanup()
 
     def build(self, codec):
-        """What `build --json` prints; None if the document is too long for the model."""
+        """What `build --json` prints; None if the document is too long for the model. auto:BITS as `fidelity` has it."""
+        name, _, bits = codec.partition(":")
         done = run(
-            self.polykv, "build", self.folder / "document.txt", "-o", self.pool(codec), "--codec", codec,
-            "--template", self.template, "--json", *self.options, allowed=(0, 1),
+            self.polykv, "build", self.folder / "document.txt", "-o", self.pool(codec), "--codec", name,
+            *(["--bits", bits] if bits else []), "--template", self.template, "--json", *self.options, allowed=(0, 1),
         )  # fmt: skip
         if done.returncode == 0:
             return json.loads(done.stdout)
