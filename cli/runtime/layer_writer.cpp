@@ -69,32 +69,6 @@ Status LayerWriter::write(const LayerKv& layer) {
   });
 }
 
-// A head whose codecs take no part in it has a mean of zeros and balances of ones too, which nobody reads.
-core::HeadTransform LayerWriter::make_transform(std::size_t head, core::CodecPair codec, const HeadKv& kv) {
-  if (!has_means_) return {};
-  const std::size_t dim = shape_.head_dim;
-  const auto vector = [&](std::size_t i) {
-    return std::span(means_).subspan((head * format::kMeanVectors + i) * dim, dim);
-  };
-  const std::span<std::uint16_t> mean = vector(0), key_balance = vector(1), value_balance = vector(2);
-  constexpr std::uint16_t kOne = 0x3c00;
-  std::fill(mean.begin(), mean.end(), std::uint16_t{0});
-  std::fill(key_balance.begin(), key_balance.end(), kOne);
-  std::fill(value_balance.begin(), value_balance.end(), kOne);
-  const std::size_t first = (first_layer_ * std::size_t{shape_.num_kv_heads} + head) * dim;
-  if (format::key_codec_removes_mean(codec.key)) {
-    core::mean_of_keys(kv.keys, dim, mean);
-    if (!weights_.keys.empty() && !kv.keys.empty())
-      core::balance_of(kv.keys, mean, std::span(weights_.keys).subspan(first, dim), core::kKeyBalancePower,
-                       key_balance);
-  }
-  if (codec.value != format::kCodecF16 && !weights_.values.empty() && !kv.values.empty()) {
-    core::balance_of(kv.values, {}, std::span(weights_.values).subspan(first, dim), core::kValueBalancePower,
-                     value_balance);
-  }
-  return {mean, key_balance, value_balance};
-}
-
 Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
   const core::CodecPair codec = plan_[first_layer_ * std::size_t{shape_.num_kv_heads} + head];
   const std::size_t sink_values = std::size_t{num_sinks_} * shape_.head_dim;
@@ -102,7 +76,10 @@ Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
   std::copy_n(kv.keys.begin(), sink_values, sinks);
   std::copy_n(kv.values.begin(), sink_values, sinks + sink_values);
   const auto keys = kv.keys.subspan(sink_values), values = kv.values.subspan(sink_values);
-  const core::HeadTransform transform = make_transform(head, codec, {keys, values});
+  const std::size_t head_means = has_means_ ? format::kMeanVectors * shape_.head_dim : 0;
+  const core::HeadTransform transform =
+      make_transform(codec, keys, values, weights_, first_layer_ * std::size_t{shape_.num_kv_heads} + head,
+                     std::span(means_).subspan(head * head_means, head_means));
   POLYKV_TRY(const format::ScaleExponents exponents,
              core::quantize_run(
                  codec, keys, values, shape_.head_dim, transform,

@@ -41,7 +41,6 @@ class LayerWriter {
  private:
   format::Status quantize_head(std::size_t head, const HeadKv& kv);  // index since first_layer_
   std::size_t head_bytes(std::size_t plan_index) const;
-  core::HeadTransform make_transform(std::size_t head, core::CodecPair codec, const HeadKv& kv);
 
   format::KvShape shape_;
   CodecPlan plan_;

@@ -103,34 +103,12 @@ class QuantizedPool {
     const core::CodecPair codec = codec_of(layer, head);
     return format::run_bytes(codec.key, codec.value, shape_.head_dim, num_positions());
   }
-  // Of the three vectors of a head; empty without means.
-  std::span<const std::uint16_t> vector_of(std::uint32_t layer, std::uint32_t head, std::size_t i) const {
-    if (means_.empty()) return {};
-    const std::size_t index = (std::size_t{layer} * shape_.num_kv_heads + head) * format::kMeanVectors + i;
-    return std::span(means_).subspan(index * shape_.head_dim, shape_.head_dim);
-  }
+  // As make_transform left it.
   core::HeadTransform transform_of(std::uint32_t layer, std::uint32_t head) const {
-    return {vector_of(layer, head, 0), vector_of(layer, head, 1), vector_of(layer, head, 2)};
-  }
-
-  // As runtime::LayerWriter makes them.
-  void make_transform(std::uint32_t layer, std::uint32_t head, std::span<const std::uint16_t> keys,
-                      std::span<const std::uint16_t> values) {
-    if (means_.empty()) return;
+    if (means_.empty()) return {};
     const std::size_t dim = shape_.head_dim, index = std::size_t{layer} * shape_.num_kv_heads + head;
-    const auto vector = [&](std::size_t i) {
-      return std::span(means_).subspan((index * format::kMeanVectors + i) * dim, dim);
-    };
-    std::fill_n(vector(1).begin(), 2 * dim, std::uint16_t{0x3c00});
-    if (format::key_codec_removes_mean(codec_of(layer, head).key)) {
-      core::mean_of_keys(keys, dim, vector(0));
-      if (!weights_.keys.empty())
-        core::balance_of(keys, vector(0), std::span(weights_.keys).subspan(index * dim, dim), core::kKeyBalancePower,
-                         vector(1));
-    }
-    if (codec_of(layer, head).value != format::kCodecF16 && !weights_.values.empty())
-      core::balance_of(values, {}, std::span(weights_.values).subspan(index * dim, dim), core::kValueBalancePower,
-                       vector(2));
+    const auto vectors = std::span(means_).subspan(index * format::kMeanVectors * dim, format::kMeanVectors * dim);
+    return {vectors.subspan(0, dim), vectors.subspan(dim, dim), vectors.subspan(2 * dim, dim)};
   }
 
   format::Status quantize_head(const Collected& kv, std::uint32_t layer, std::uint32_t head) {
@@ -140,10 +118,14 @@ class QuantizedPool {
     for (const auto& part : {keys, values})
       sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
     if (num_positions() == 0) return {};
-    make_transform(layer, head, keys.subspan(sink_values), values.subspan(sink_values));
-    POLYKV_TRY(layout_.runs[layer * shape_.num_kv_heads + head].front().exponents,
+    const std::size_t index = std::size_t{layer} * shape_.num_kv_heads + head;
+    const std::size_t mean_values = means_.empty() ? 0 : format::kMeanVectors * dim;
+    const core::HeadTransform transform =
+        runtime::make_transform(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), weights_,
+                                index, std::span(means_).subspan(index * mean_values, mean_values));
+    POLYKV_TRY(layout_.runs[index].front().exponents,
                core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim,
-                                  transform_of(layer, head),
+                                  transform,
                                   std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head))));
     return {};
   }
