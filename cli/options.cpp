@@ -166,7 +166,8 @@ CommandSpec ask_command() {
            "Questions come from the arguments or, without any, one a line from standard input. A line that "
            "starts with '{' is a JSON object with \"question\" and \"id\"; any other line is a question "
            "whose id is the number of the line. Several answers in text form are parted by a blank line. A "
-           "question that fails does not stop the others; the exit status is then 1.",
+           "question that fails does not stop the others; the exit status is then 1. A line of more than 4 MiB fails "
+           "and is the last one: nothing after it is read.",
            "With --agents N, N questions are in work at once; the next one is taken as soon as one of them is "
            "answered, and no work waits for input. Answers are printed in the order of the questions: one that is "
            "ready early waits for those before it.",

@@ -55,11 +55,23 @@ bool QuestionSource::from_terminal() const { return !from_arguments_ && isatty(d
 
 std::optional<std::string> QuestionSource::take_line() {
   const std::size_t end = buffer_.find('\n');
-  if (end == std::string::npos && !(at_end_ && !buffer_.empty())) return std::nullopt;
+  const bool whole = end != std::string::npos || (at_end_ && !buffer_.empty());
+  if (!whole && buffer_.size() <= kMaxLineBytes) return std::nullopt;
   std::string line = buffer_.substr(0, end);
   buffer_.erase(0, end == std::string::npos ? end : end + 1);
-  if (!line.empty() && line.back() == '\r') line.pop_back();
+  if (whole && !line.empty() && line.back() == '\r') line.pop_back();
   return line;
+}
+
+// What follows may well be more of the same, without end: none of it is read.
+void QuestionSource::refuse_line() {
+  ahead_.push_back(
+      {number_,
+       {},
+       Error(ErrorCode::kUnusableText,
+             "the line is longer than 4 MiB: end every question with a newline; nothing after it is read")});
+  at_end_ = true;
+  buffer_.clear();
 }
 
 // False: nothing has come, and it did not wait.
@@ -89,7 +101,10 @@ format::Result<bool> QuestionSource::ready(Wait wait) {
       ahead_.push_back({number_, text, check_question(text)});
     } else if (const std::optional<std::string> line = take_line()) {
       ++number_;
-      if (!is_blank(*line)) ahead_.push_back(parse_question_line(*line, number_));
+      if (line->size() > kMaxLineBytes)
+        refuse_line();
+      else if (!is_blank(*line))
+        ahead_.push_back(parse_question_line(*line, number_));
     } else if (at_end_) {
       return true;
     } else {

@@ -15,7 +15,9 @@ namespace polykv::cli {
 struct Question {
   nlohmann::ordered_json id;  // the line's number, or what a JSON line says
   std::string text;
-  format::Status usable;  // kUnusableText: empty, not UTF-8, a JSON line that is not {"question": TEXT, "id": ...}
+  // kUnusableText: empty, not UTF-8, a JSON line that is not {"question": TEXT, "id": ...}, a line above kMaxLineBytes
+  // (text is empty then, and it is the last question).
+  format::Status usable;
 
   std::string label() const;  // the id, for messages
 };
@@ -23,6 +25,9 @@ struct Question {
 // A line that starts with '{' is JSON with id and question; any other is a question whose id is its line number,
 // from 1. Blank lines are passed over but counted. Arguments are numbered from 1.
 Question parse_question_line(std::string_view line, std::size_t number);
+
+// A longer line is no question: a million tokens are about as long, and what has no newline must not fill the memory.
+inline constexpr std::size_t kMaxLineBytes = std::size_t{4} << 20;
 
 class QuestionSource {
  public:
@@ -41,7 +46,8 @@ class QuestionSource {
   bool from_terminal() const;  // questions are typed by a person
 
  private:
-  std::optional<std::string> take_line();  // a whole line of what was read
+  std::optional<std::string> take_line();  // a whole line of what was read, or the beginning of one that is too long
+  void refuse_line();
   format::Result<bool> read_more(Wait wait);
 
   std::vector<std::string> arguments_;

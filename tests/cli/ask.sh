@@ -54,6 +54,16 @@ exec 3>&-
 wait $!; echo "exit $?"
 exec 4<&-
 
+# What never becomes a line is refused, and the end is not waited for, though the pipe stays open.
+for options in '' --jsonl --json; do
+  "$POLYKV" ask a.pkv $options < in > out &
+  exec 3> in
+  { [ "$options" = --json ] || echo 'A question'; head -c 5000000 /dev/zero | tr '\0' y; } >&3 2> /dev/null
+  wait $!; echo "exit $?"
+  exec 3>&-
+  tail -n 1 out | sed 's/.*"id"/"id"/;s/"stop_reason".*"error"/"error"/' | cut -c 1-200
+done
+
 # Ends: a signal, a reader that goes away, a pipe without end of questions that fail.
 for signal in INT TERM; do
   yes 'And then?' | timeout --preserve-status -s $signal 1 "$POLYKV" ask a.pkv --agents 7 --jsonl -n 50 > many

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstdio>
+
 #include "tests/support/catch.h"
 
 namespace polykv::cli {
@@ -83,6 +85,35 @@ TEST_CASE("waiting for a question takes what comes in pieces, also from a descri
   pipe.write("b\n");
   CHECK(ready(source, Wait::kYes));
   CHECK(text_of_next(source) == long_line + "b");
+}
+
+// A file that is read from its start.
+int file_of(const std::string& text) {
+  std::FILE* const file = std::tmpfile();
+  REQUIRE(file != nullptr);
+  REQUIRE(std::fwrite(text.data(), 1, text.size(), file) == text.size());
+  std::rewind(file);
+  const int descriptor = ::dup(fileno(file));
+  std::fclose(file);
+  return descriptor;
+}
+
+TEST_CASE("a line that is too long is refused, and nothing after it is read") {
+  const std::string longest(kMaxLineBytes, 'y');
+  for (const bool with_newline : {true, false}) {
+    const int file = file_of("one\n" + longest + "\n" + longest + "y" + (with_newline ? "\ntwo\n" : longest));
+    QuestionSource source({}, file);
+    CHECK(text_of_next(source) == "one");
+    CHECK((text_of_next(source) == longest));  // in parentheses: a failure does not print it
+    const auto refused = source.next();
+    REQUIRE(refused.has_value());
+    REQUIRE(refused->has_value());
+    CHECK((*refused)->usable.error().code == ErrorCode::kUnusableText);
+    CHECK((*refused)->id == 3);
+    CHECK((*refused)->text.empty());
+    CHECK(text_of_next(source) == "(end)");
+    ::close(file);
+  }
 }
 
 TEST_CASE("arguments are always ready, and a single one is found without reading on") {
