@@ -213,7 +213,7 @@ Status check_limits(const Superblock& superblock, std::span<const std::byte> pag
 Status check_magic(std::span<const std::byte> start) {
   const std::size_t known = std::min(start.size(), kMagic.size());
   if (known > 0 && find_nonzero(start.first(known)) == known) {
-    return Error{ErrorCode::kUnfinished, 0, "its build did not finish"};
+    return Error{ErrorCode::kUnfinished, 0, "its build did not finish; build it again with: polykv build FILE -o POOL"};
   }
   for (std::size_t i = 0; i < known; ++i) {
     if (start[i] == std::byte{kMagic[i]}) continue;
@@ -222,7 +222,8 @@ Status check_magic(std::span<const std::byte> start) {
                  i < 4 ? "it does not start as a pool does; make a pool of a document with: polykv build FILE -o POOL"
                        : "it starts as a pool does that was transferred as text; copy it again, as binary"};
   }
-  if (known == 0) return Error{ErrorCode::kNotAPool, 0, "it is empty"};
+  if (known == 0)
+    return Error{ErrorCode::kNotAPool, 0, "it is empty; make a pool of a document with: polykv build FILE -o POOL"};
   return {};
 }
 

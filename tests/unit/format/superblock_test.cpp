@@ -56,11 +56,13 @@ TEST_CASE("superblock: magic, byte order, version, features") {
 }
 
 TEST_CASE("superblock: a file that is no pool names the remedy") {
-  const auto message = [](std::string_view start) {
+  const auto message = [](std::string_view start, ErrorCode code = ErrorCode::kNotAPool) {
     const format::Status status = format::check_magic(format::as_bytes(start));
-    REQUIRE(code_of(status) == static_cast<std::uint32_t>(ErrorCode::kNotAPool));
+    REQUIRE(code_of(status) == static_cast<std::uint32_t>(code));
     return status.error().message;
   };
+  CHECK(message("").ends_with("polykv build FILE -o POOL"));
+  CHECK(message(std::string(1, '\0'), ErrorCode::kUnfinished).ends_with("polykv build FILE -o POOL"));
   CHECK(message("A document.").ends_with("polykv build FILE -o POOL"));
   CHECK(message("\x89PNG\r\n\x1a\n").ends_with("polykv build FILE -o POOL"));
   CHECK(message("\x89PKV\n\x1a\n").ends_with("copy it again, as binary"));
