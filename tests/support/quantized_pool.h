@@ -32,10 +32,14 @@ inline CodecsOfHeads same_codec(const format::KvShape& shape, core::CodecPair co
 
 class QuantizedPool {
  public:
+  // Has the pool a section of means and balances? As in a file: if a key codec removes the mean. kAlways: values have
+  // balances even where all keys are float16, as if other heads' keys were not.
+  enum class Means { kAsInFile, kAlways };
+
   // kv holds the shape's positions; `codecs` one pair a head. Errors: as core::quantize_run.
   static format::Result<QuantizedPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs,
-                                            runtime::DimensionWeights weights = {}) {
-    QuantizedPool pool(shape, std::move(codecs));
+                                            runtime::DimensionWeights weights = {}, Means means = Means::kAsInFile) {
+    QuantizedPool pool(shape, std::move(codecs), means);
     pool.weights_ = std::move(weights);
     POLYKV_TRY(const std::uint64_t num_bytes, pool.layout_.place(shape));
     pool.pages_.resize(num_bytes);
@@ -77,11 +81,11 @@ class QuantizedPool {
   std::uint32_t num_positions() const { return shape_.num_tokens - num_sinks(); }  // of each run
 
  private:
-  QuantizedPool(const format::KvShape& shape, CodecsOfHeads codecs)
+  QuantizedPool(const format::KvShape& shape, CodecsOfHeads codecs, Means means)
       : shape_(shape),
         codecs_(std::move(codecs)),
         layout_(format::Layout::uniform(shape, 0, format::kCodecF16, format::kCodecF16)) {
-    bool any_mean = false;
+    bool any_mean = means == Means::kAlways;
     for (std::size_t head = 0; head < codecs_.size(); ++head) {
       for (format::Run& run : layout_.runs[head]) {  // none where all positions are sinks
         run.key_codec = codecs_[head].key;

@@ -9,6 +9,7 @@
 #include "cli/runtime/model_locator.h"
 #include "core/kernels/kernels.h"
 #include "format/file.h"
+#include "tests/eval/fidelity/ranks.h"
 #include "tests/eval/fidelity/report.h"
 #include "tests/support/data.h"
 
@@ -22,14 +23,16 @@ constexpr const char* kExamples = R"(Examples:
   fidelity k5v4 k4v4 k8v3
   fidelity --windows 16 --json k5v4 > k5v4.json
   fidelity --pools f16.pkv k5v4.pkv --tokens next.json
+  fidelity --ranks
 
-How far the model's output is from that with uncompressed keys and values, codec by codec.)";
+How far the model's output is from that with uncompressed keys and values, codec by codec; with
+--ranks, head by head beside the estimate that plans are made from.)";
 
 struct Options {
   std::vector<std::string> names;
   std::string model, text, prefill, tokens;
-  std::size_t windows = 4, threads = core::default_num_threads();
-  bool json = false, positions = false, pools = false;
+  std::size_t windows = 4, window = 0, threads = core::default_num_threads();
+  bool json = false, positions = false, pools = false, ranks = false;
 };
 
 format::Result<std::string> read_text(const std::filesystem::path& path) {
@@ -99,25 +102,34 @@ format::Status compare_pools(const Options& options, const runtime::Model& model
   return {};
 }
 
+// The codecs on all windows, or the ranks on one.
 format::Status run_protocol(const Options& options, const runtime::Model& model, core::Workers& workers) {
   POLYKV_TRY(const auto path, text_path(options.text));
   POLYKV_TRY(const std::string text, read_text(path));
   if (const auto offset = runtime::find_invalid_utf8(text))
     return Error(ErrorCode::kUnusableText, path.string() + ": not UTF-8 at byte " + std::to_string(*offset));
   const std::vector<std::uint32_t> tokens = eval::tokens_of(model, text);
-  POLYKV_TRY(const auto offsets, eval::window_offsets(tokens.size(), options.windows));
+  POLYKV_TRY(auto offsets, eval::window_offsets(tokens.size(), options.ranks ? options.window + 1 : options.windows));
+  if (options.ranks) offsets = {offsets.back()};
   POLYKV_TRY(const Prefill prefill, open_prefill(options.prefill));
   const eval::Protocol protocol{&model, &workers, prefill.runner.get(), prefill.type, tokens, offsets, show_progress};
-  POLYKV_TRY(const auto all, eval::measure(protocol, options.names));
   const std::string type = runtime::number_type_name(prefill.type);
   const eval::Setting setting{.model = model.config().name,
                               .text = path.filename().string(),
                               .prefill = type + " by " + prefill.runner->version(),
                               .kernels = core::active_kernels().name,
                               .reference = "f16",
-                              .prefix_tokens = all.front().prefix_tokens,
+                              .prefix_tokens = eval::kPrefixTokens,
                               .scored_tokens = eval::kScoredTokens,
                               .offsets = offsets};
+  if (options.ranks) {
+    POLYKV_TRY(const auto items, eval::measure_ranks(protocol, 0));
+    show_progress("");
+    std::fputs((options.json ? eval::ranks_as_json(setting, items) : eval::ranks_as_text(setting, items)).c_str(),
+               stdout);
+    return {};
+  }
+  POLYKV_TRY(const auto all, eval::measure(protocol, options.names));
   print(options, setting, all);
   return {};
 }
@@ -137,20 +149,29 @@ format::Status run(const Options& options) {
 int main(int argc, char** argv) {
   Options options;
   CLI::App app(kExamples, "fidelity");
-  app.add_option("NAMES", options.names, "codecs: f16, kAvB, or @FILE, a JSON list of one a (layer, kv_head)")
-      ->required();
+  auto* names = app.add_option("NAMES", options.names,
+                               "codecs: f16, kAvB, auto:BITS, or @FILE, a JSON list of one a (layer, kv_head)");
   app.add_option("-m,--model", options.model, "the model; else POLYKV_MODEL, else the default one");
   app.add_option("--text", options.text, "the text; else WikiText-2's test split in ../shared/data or $POLYKV_DATA");
   app.add_option("--windows", options.windows, "how many windows")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--prefill", options.prefill, "f32 (LibTorch; the default where that is) or bf16")
       ->check(CLI::IsMember({"f32", "bf16"}));
   auto* tokens = app.add_option("--tokens", options.tokens, "with --pools: token ids after the pools, a JSON list");
-  app.add_flag("--pools", options.pools, "NAMES are pool files of one text: each against the first")->needs(tokens);
-  auto* json = app.add_flag("--json", options.json, "print JSON, schema polykv.fidelity/1");
+  auto* pools = app.add_flag("--pools", options.pools, "NAMES are pool files of one text: each against the first");
+  pools->needs(tokens);
+  auto* ranks = app.add_flag("--ranks", options.ranks,
+                             "each head's keys or values alone in 2 bits: the divergence, the estimate, their ranks");
+  ranks->excludes(names)->excludes(pools);
+  app.add_option("--window", options.window, "with --ranks: which window, from 0")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 120))
+      ->needs(ranks);
+  auto* json = app.add_flag("--json", options.json, "print JSON, schema polykv.fidelity/1 or polykv.ranks/1");
   app.add_flag("--positions", options.positions, "with --json: every position's divergence")->needs(json);
   app.add_option("-t,--threads", options.threads, "threads")->check(CLI::PositiveNumber);
   try {
     app.parse(argc, argv);
+    if (options.names.empty() && !options.ranks) throw CLI::RequiredError("NAMES or --ranks");
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
     return status == 0 ? 0 : 2;

@@ -57,50 +57,34 @@ constexpr std::string_view kPlanPrefix = "auto:";
 bool is_plan(std::string_view name) { return name.starts_with(kPlanPrefix); }
 
 // Quantizes, scores and adds to `measured`.
-Status score(const Protocol& protocol, const ScoredText& text, const runtime::Sensitivities& sensitivities,
-             std::span<const float> reference, Measured& measured) {
-  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), sensitivities.heads));
-  POLYKV_TRY(const QuantizedPool pool,
-             QuantizedPool::make(
-                 text.kv(), text.shape(), std::move(codecs),
-                 {sensitivities.query_squares, runtime::output_squares(protocol.model->file, *protocol.workers)}));
+Status score(const Protocol& protocol, const Window& window, Measured& measured) {
+  const ScoredText& text = window.text;
+  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), window.sensitivities));
+  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs), window.weights));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
-  measured.meter.add(reference, logits, text.targets(), *protocol.workers);
+  measured.meter.add(window.reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
   measured.bits_per_value += pool.bits_per_value() / static_cast<double>(protocol.offsets.size());
   return {};
 }
 
-Status measure_window(const Protocol& protocol, std::size_t window, std::vector<Measured>& all) {
-  const std::size_t offset = protocol.offsets[window];
-  const std::string place = "window " + std::to_string(window + 1) + " of " + std::to_string(protocol.offsets.size());
-  const auto say = [&](const std::string& what) {
-    if (protocol.say) protocol.say(place + ": " + what);
-  };
-  const auto in_place = [&](const std::string& what, const Error& error) {
-    return Error(error.code, place + " at token " + std::to_string(offset) + ": " + what + error.message);
-  };
-  ScoredText text(protocol.model->file, *protocol.workers, protocol.tokens.subspan(offset, kWindowTokens),
-                  kScoredTokens);
-  say("prefill");
-  if (const Status status = text.prefill(*protocol.prefill, protocol.prefill_type); !status)
-    return in_place("prefill: ", status.error());
-  say("reference");
-  const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
-  POLYKV_TRY(const QuantizedPool pool,
-             QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
-  POLYKV_TRY(const std::vector<float> reference, text.logits(pool, kScoredTokens));
-  runtime::Sensitivities sensitivities;
-  if (std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); })) {
-    say("sensitivities");
-    const core::KvPool exact = pool.view();
-    POLYKV_TRY(sensitivities, runtime::measure_sensitivity(protocol.model->file, exact, text.prefix(),
-                                                           text.shape().num_tokens, *protocol.workers, {}));
-  }
+std::string place_of(const Protocol& protocol, std::size_t window) {
+  return "window " + std::to_string(window + 1) + " of " + std::to_string(protocol.offsets.size());
+}
+
+Error in_window(const Protocol& protocol, std::size_t window, const std::string& what, const Error& error) {
+  return Error(error.code, place_of(protocol, window) + " at token " + std::to_string(protocol.offsets[window]) + ": " +
+                               what + ": " + error.message);
+}
+
+Status measure_window(const Protocol& protocol, std::size_t index, std::vector<Measured>& all) {
+  const bool any_plan =
+      std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); });
+  POLYKV_TRY(const Window window, open_window(protocol, index, any_plan));
   for (Measured& measured : all) {
-    say(measured.name);
-    if (const Status status = score(protocol, text, sensitivities, reference, measured); !status)
-      return in_place(measured.name + ": ", status.error());
+    if (protocol.say) protocol.say(place_of(protocol, index) + ": " + measured.name);
+    if (const Status status = score(protocol, window, measured); !status)
+      return in_window(protocol, index, measured.name, status.error());
   }
   return {};
 }
@@ -188,6 +172,32 @@ format::Result<CodecsOfHeads> choose(std::string_view name, const format::KvShap
     return read_codec_list(std::string(name.substr(1)), std::size_t{shape.num_layers} * shape.num_kv_heads);
   if (const auto codec = core::parse_codec_name(name)) return tests::same_codec(shape, *codec);
   return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, auto:BITS or @FILE");
+}
+
+format::Result<Window> open_window(const Protocol& protocol, std::size_t index, bool with_sensitivities) {
+  const runtime::ModelFile& model = protocol.model->file;
+  const auto say = [&](const char* what) {
+    if (protocol.say) protocol.say(place_of(protocol, index) + ": " + what);
+  };
+  ScoredText text(model, *protocol.workers, protocol.tokens.subspan(protocol.offsets[index], kWindowTokens),
+                  kScoredTokens);
+  say("prefill");
+  if (const Status status = text.prefill(*protocol.prefill, protocol.prefill_type); !status)
+    return in_window(protocol, index, "prefill", status.error());
+  say("reference");
+  const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
+  POLYKV_TRY(const QuantizedPool exact,
+             QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
+  POLYKV_TRY(std::vector<float> reference, text.logits(exact, kScoredTokens));
+  Window window{std::move(text), std::move(reference), {}, {{}, runtime::output_squares(model, *protocol.workers)}};
+  if (!with_sensitivities) return window;
+  say("sensitivities");
+  POLYKV_TRY(runtime::Sensitivities found,
+             runtime::measure_sensitivity(model, exact.view(), window.text.prefix(), window.text.shape().num_tokens,
+                                          *protocol.workers, {}));
+  window.sensitivities = std::move(found.heads);
+  window.weights.keys = std::move(found.query_squares);
+  return window;
 }
 
 format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names) {

@@ -64,6 +64,16 @@ struct Protocol {
   std::function<void(std::string_view)> say;  // what is being done; may be empty
 };
 
+// A window's prefix, what its tail gives on uncompressed keys and values, and what plans are made from.
+struct Window {
+  tests::ScoredText text;
+  std::vector<float> reference;                     // logits [kScoredTokens][vocab_size] on float16 pages
+  std::vector<runtime::Sensitivity> sensitivities;  // [layer * num_kv_heads + kv_head], if they were asked for
+  runtime::DimensionWeights weights;                // of the keys only with sensitivities
+};
+// Errors say which window they are about.
+format::Result<Window> open_window(const Protocol& protocol, std::size_t index, bool with_sensitivities);
+
 // All names share each window's prefill and reference. An error says which window and name it is about.
 format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names);
 

@@ -1,20 +1,12 @@
 #include "tests/eval/fidelity/report.h"
 
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 namespace polykv::eval {
 namespace {
 
 using nlohmann::ordered_json;
-
-template <typename... Values>
-std::string formatted(const char* format, Values... values) {
-  char line[512];
-  std::snprintf(line, sizeof line, format, values...);
-  return line;
-}
 
 ordered_json number_or_null(const std::optional<double>& value) {
   return value ? ordered_json(*value) : ordered_json();
