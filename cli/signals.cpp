@@ -34,6 +34,7 @@ void on_stop(int signal) {
   if (g_stop_signal.compare_exchange_strong(none, signal)) {
     g_first_ns = now_ns();
   } else if (signal == SIGINT && now_ns() - g_first_ns > kSecondSignalNs) {
+    format::remove_temporaries();
     _exit(128 + SIGINT);
   }
 }
@@ -65,6 +66,7 @@ void on_bus_error(int, siginfo_t* info, void*) {
     // Several threads may meet the hole: one of them reports it.
     while (reported.exchange(true)) pause();
     write_broken_map(*map);
+    format::remove_temporaries();
     _exit(format::exit_status(map->code));
   }
   ::signal(SIGBUS, SIG_DFL);

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -94,7 +96,38 @@ Status check_folder(int folder) {
   return {};
 }
 
+// The temporary files that have a name, for a signal handler: it may take no lock, so `folder` is set last and cleared
+// first. Files beyond the table's end stay behind for the next build of their name.
+struct ListedTemporary {
+  std::atomic<int> folder{kFreeSlot};  // a descriptor
+  std::array<char, 256> name{};
+  static constexpr int kFreeSlot = -1, kReservedSlot = -2;
+};
+std::array<ListedTemporary, 16> g_temporaries;
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void list_temporary(int folder, const std::string& name) {
+  for (ListedTemporary& listed : g_temporaries) {
+    int free = ListedTemporary::kFreeSlot;
+    if (!listed.folder.compare_exchange_strong(free, ListedTemporary::kReservedSlot)) continue;
+    listed.name.fill(0);
+    std::copy_n(name.begin(), std::min(name.size(), listed.name.size() - 1), listed.name.begin());
+    listed.folder = folder;
+    return;
+  }
+}
+
+void unlist_temporary(int folder, const std::string& name) {
+  for (ListedTemporary& listed : g_temporaries)
+    if (listed.folder == folder && name == listed.name.data()) listed.folder = ListedTemporary::kFreeSlot;
+}
+
 }  // namespace
+
+void remove_temporaries() {
+  for (const ListedTemporary& listed : g_temporaries)
+    if (const int folder = listed.folder; folder >= 0) ::unlinkat(folder, listed.name.data(), 0);
+}
 
 struct AtomicFile::State {
   int folder = -1;
@@ -108,14 +141,26 @@ struct AtomicFile::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
-    if (!temporary.empty()) system_calls().unlink_at(folder, temporary.c_str());
+    if (!temporary.empty()) unlink();
     if (descriptor >= 0) system_calls().close(descriptor);
     if (folder >= 0) system_calls().close(folder);
   }
 
   Status create_temporary();
   Status rename();
+  void unlink();
+  void forget_temporary();  // it has its name no more
 };
+
+void AtomicFile::State::forget_temporary() {
+  unlist_temporary(folder, temporary);
+  temporary.clear();
+}
+
+void AtomicFile::State::unlink() {
+  system_calls().unlink_at(folder, temporary.c_str());
+  forget_temporary();
+}
 
 // The lock tells a live builder from a killed one. Between creating and locking another builder may take this file for
 // a leftover and remove it: then its link count is 0, and a new one is made.
@@ -129,6 +174,7 @@ Status AtomicFile::State::create_temporary() {
       return system_error("cannot create a temporary file", errno);
     }
     temporary = candidate;
+    list_temporary(folder, temporary);
     int locked = -1;
     do {
       locked = system_calls().lock(descriptor);
@@ -142,7 +188,7 @@ Status AtomicFile::State::create_temporary() {
     if (status.st_nlink > 0) return {};
     system_calls().close(descriptor);
     descriptor = -1;
-    temporary.clear();
+    forget_temporary();
   }
   return Error{ErrorCode::kIo, "cannot create a temporary file: its names are taken"};
 }
@@ -151,13 +197,12 @@ Status AtomicFile::State::create_temporary() {
 // same.
 Status AtomicFile::State::rename() {
   if (system_calls().rename_at(folder, temporary.c_str(), name.c_str(), force) == 0) {
-    temporary.clear();
+    forget_temporary();
     return {};
   }
   if (!force && (errno == EINVAL || errno == ENOSYS) &&
       system_calls().link_at(folder, temporary.c_str(), name.c_str()) == 0) {
-    system_calls().unlink_at(folder, temporary.c_str());
-    temporary.clear();
+    unlink();
     return {};
   }
   if (errno == EEXIST) return Error{ErrorCode::kExists, "it exists now; --force replaces it"};
@@ -187,10 +232,7 @@ Result<AtomicFile> AtomicFile::create(const std::filesystem::path& path, bool fo
   return AtomicFile(std::move(state));
 }
 
-void AtomicFile::unlink() {
-  system_calls().unlink_at(state_->folder, state_->temporary.c_str());
-  state_->temporary.clear();
-}
+void AtomicFile::unlink() { state_->unlink(); }
 
 int AtomicFile::descriptor() const { return state_->descriptor; }
 

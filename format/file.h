@@ -88,6 +88,10 @@ std::optional<BrokenMap> find_broken_map(const void* address);
 // The whole of a small regular file. Errors: kNotFound, kIo, kNotRegularFile, kChanged.
 Result<std::vector<std::byte>> read_file(const std::filesystem::path& path);
 
+// For a signal handler that ends the process: removes the temporary files of all AtomicFiles that are being written.
+// Async-signal-safe.
+void remove_temporaries();
+
 // Temporary file in the same folder, fsync, rename: what is at the path is the old file or the whole new one. Pools are
 // written through it; small files such as indexes and exports use it too.
 class AtomicFile {

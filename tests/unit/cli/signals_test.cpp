@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 
 #include "format/file.h"
@@ -57,6 +59,42 @@ TEST_CASE("a page that is gone ends the process with one line and the status of 
   CHECK(model.err ==
         "polykv: " + (folder / "a?[2J?.pkv") + ": it became shorter while in use; restore it and start again\n");
   CHECK(read_after(path, FileKind::kPool, [&] { return rename(path.c_str(), (folder / "b").c_str()); }).status == 0);
+}
+
+std::vector<std::string> names_in(const TemporaryFolder& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST_CASE("a page that is gone leaves no temporary file of what is being written") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.gguf";
+  const auto begin = [&](const char* name) { return format::AtomicFile::create(folder / name, false, 0600); };
+  const End end = read_after(path, FileKind::kModel, [&] {
+    static auto first = begin("first"), second = begin(std::string(255, 's').c_str()), given_up = begin("given up"),
+                published = begin("published");
+    if (!first || !second || !given_up || !published || !published->publish()) _exit(102);
+    given_up->unlink();
+    if (truncate(path.c_str(), 4096) != 0) _exit(103);
+  });
+  CHECK(end.status == 5);
+  CHECK(names_in(folder) == std::vector<std::string>{"a.gguf", "published"});
+}
+
+TEST_CASE("a second Ctrl-C leaves no temporary file of what is being written") {
+  const TemporaryFolder folder;
+  const End end = read_after(folder / "a.gguf", FileKind::kModel, [&] {
+    static auto file = format::AtomicFile::create(folder / "b", false, 0600);
+    raise(SIGINT);
+    if (!file || !stop_requested() || names_in(folder).size() != 2) _exit(102);
+    usleep(250'000);  // sooner it would be the first one again
+    raise(SIGINT);
+  });
+  CHECK(end.status == 128 + SIGINT);
+  CHECK(names_in(folder) == std::vector<std::string>{"a.gguf"});
 }
 
 TEST_CASE("SIGBUS elsewhere ends the process as usual") {
