@@ -1,71 +1,18 @@
 """A pool or model that changes under a running ask: which changes end it, with what status, and that nothing is printed
 after one. Replacing a file by rename and deleting it change nothing."""
 
-import os
 import shutil
 import subprocess
 import sys
 import time
 
+from changes import MODEL_CHANGES, NO_CHANGES, POOL_CHANGES, cut_to
 from program import ROOT, Workplace, environment, expect
 from reader import PIPE_BYTES, Reader
 
 MODEL = ROOT / "fixtures/models/llama-gqa-q8_0.gguf"  # tiny: an answer takes milliseconds
 MAKE_POOL = sys.argv[2]
 LONGEST_TOKEN = 16  # bytes; the fixture's tokenizer has none of more than 8, and a held-back character adds 3
-
-
-def cut_to(num_bytes):
-    return lambda path: os.truncate(path, num_bytes)
-
-
-def cut_by_one(path):
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def lengthen(path):
-    with open(path, "ab") as file:
-        file.write(b"x")
-
-
-def rewrite(path):
-    """The same bytes again, in place: only the time tells."""
-    start = path.read_bytes()[:100]
-    with open(path, "r+b") as file:
-        file.write(start)
-
-
-def touch(path):
-    os.utime(path)
-
-
-def replace(path):
-    other = path.with_name("other")
-    other.write_bytes(os.urandom(path.stat().st_size))
-    os.rename(other, path)
-
-
-def restrict(path):
-    path.chmod(0o400)
-
-
-SHORTER, LONGER, WRITTEN = "became shorter", "became longer", "was written to"
-POOL_CHANGES = [
-    (cut_to(0), 4, SHORTER),
-    (cut_to(4096), 4, SHORTER),
-    (cut_by_one, 4, SHORTER),  # no page is lost, so no SIGBUS
-    (lengthen, 5, LONGER),
-    (rewrite, 5, WRITTEN),
-    (touch, 5, WRITTEN),
-]
-MODEL_CHANGES = [
-    (cut_to(0), 5, SHORTER),
-    (cut_by_one, 5, SHORTER),
-    (lengthen, 5, LONGER),
-    (rewrite, 5, WRITTEN),
-    (touch, 5, WRITTEN),
-]
-NO_CHANGES = [replace, os.remove, restrict]
 
 
 def ask_through(place, change, file, mid_answer):
