@@ -33,6 +33,19 @@ with Workplace() as place:
     out, err = place.run("stats", "--measure", "a.pkv")
     expect("measured now" in out and "tail: apart by 0.000000" in out and err == "", out + err)
 
+    # A pool of LibTorch's prefill in f32 is measured against that prefill, whatever this machine's own would be.
+    place.run("build", TEXT, "-o", "f32.pkv", "--prefill-type", "f32")
+    out, err = place.run("stats", "--json", "--measure", "f32.pkv")
+    again = json.loads(out)
+    expect(again["agrees"] is True and err == "", f"f32 does not agree: {again} {err}")
+    for fidelity in (again["fidelity"], again["measured"]):
+        protocol = fidelity["protocol"]
+        expect(protocol["prefill_type"] == "f32", f"f32: {protocol}")
+        expect(protocol["prefill_runner"].startswith("LibTorch"), f"f32: {protocol}")
+    # Far nearer than the bound of "agrees": on one machine the prefill repeats itself.
+    tails = again["fidelity"]["tail"]["kld_mean"], again["measured"]["tail"]["kld_mean"]
+    expect(abs(tails[0] - tails[1]) < 0.00001, f"f32: {tails}")
+
     # A text of the user's.
     (place.path / "work/notes.txt").write_text("The keeper pays for the oil. " * 20)
     text = stats(place, "--measure", "--text", "notes.txt", "a.pkv")

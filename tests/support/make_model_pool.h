@@ -37,10 +37,11 @@ class RandomPrefill : public runtime::PrefillRunner {
 };
 
 // `adjust` changes the request: the default codec, no probes.
-inline format::Result<runtime::BuildReport> build_model_pool(
-    const std::filesystem::path& model_path, const std::string& text, const std::filesystem::path& pool,
-    runtime::PrefillRunner& prefill, core::Workers& workers,
-    const std::function<void(runtime::BuildRequest&)>& adjust) {
+inline format::Result<runtime::BuildReport> build_model_pool(const std::filesystem::path& model_path,
+                                                             const std::string& text, const std::filesystem::path& pool,
+                                                             runtime::PrefillRunner& prefill, core::Workers& workers,
+                                                             const std::function<void(runtime::BuildRequest&)>& adjust,
+                                                             const runtime::PrefillOptions& how = {}) {
   POLYKV_TRY(const runtime::Model model, runtime::open_model(model_path, runtime::DigestPolicy::kFull));
   POLYKV_TRY(const runtime::ChatTemplate chat,
              runtime::make_chat_template("auto", model.file.chat_template(), {}, model.tokenizer));
@@ -48,7 +49,7 @@ inline format::Result<runtime::BuildReport> build_model_pool(
   runtime::BuildRequest request{&model, &chat, {}, documents, core::kDefaultCodec, 0};
   adjust(request);
   POLYKV_TRY(runtime::PoolPrompt prompt, runtime::make_prompt(request));
-  return runtime::build_pool(request, std::move(prompt), prefill, {}, pool, {.force = true, .mode = 0600}, workers);
+  return runtime::build_pool(request, std::move(prompt), prefill, how, pool, {.force = true, .mode = 0600}, workers);
 }
 
 inline format::Status make_model_pool(const std::filesystem::path& model_path, const std::string& text,
