@@ -66,7 +66,7 @@ done
 
 # Ends: a signal, a reader that goes away, a pipe without end of questions that fail.
 for signal in INT TERM; do
-  yes 'And then?' | timeout --preserve-status -s $signal 1 "$POLYKV" ask a.pkv --agents 7 --jsonl -n 50 > many
+  yes 'And then?' | timeout --foreground --preserve-status -s $signal 1 "$POLYKV" ask a.pkv --agents 7 --jsonl -n 50 > many
   echo "exit $?"
 done
 { yes 'And then?' | "$POLYKV" ask a.pkv --agents 7 --jsonl; echo "exit $?" > status; } | head -n 3 | ids

@@ -30,6 +30,6 @@ t text.pkv -m "$model"
 chmod 666 a.pkv
 t a.pkv -m "$model"
 for signal in INT TERM; do
-  timeout --preserve-status -s $signal 1 "$POLYKV" bench a.pkv -m "$model" --trust; echo "exit $?"
+  timeout --foreground --preserve-status -s $signal 1 "$POLYKV" bench a.pkv -m "$model" --trust; echo "exit $?"
 done
 ls

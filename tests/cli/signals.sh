@@ -1,7 +1,7 @@
 # Ctrl-C and SIGTERM end with 130 and 143; a pool that is cut while it is read ends with 4, not with a signal.
 "$MAKE_POOL" a.pkv 16 2 64 4000 k5v4 1
 for signal in INT TERM; do
-  { timeout --preserve-status -s $signal 1 "$POLYKV" export a.pkv -o -; echo "exit $?" > status; } |
+  { timeout --foreground --preserve-status -s $signal 1 "$POLYKV" export a.pkv -o -; echo "exit $?" > status; } |
     { sleep 2; cat > /dev/null; }
   cat status
 done

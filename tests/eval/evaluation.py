@@ -72,7 +72,7 @@ class Pools:
         self.temporary.cleanup()
 
     def build(self, codec):
-        """What `build --json` prints; None if the document is too long for the model. auto:BITS as `fidelity` has it."""
+        """What `build --json` prints; None if the document is too long for the model. auto:BITS as in `fidelity`."""
         name, _, bits = codec.partition(":")
         done = run(
             self.polykv, "build", self.folder / "document.txt", "-o", self.pool(codec), "--codec", name,
