@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cli/runtime/codec_plan.h"
 #include "core/codec.h"
 
 namespace polykv::runtime {
@@ -21,8 +22,7 @@ std::uint64_t kv_bytes(const format::KvShape& shape) {
 KvSpool::KvSpool(const format::KvShape& shape, format::PoolWriter writer, core::Workers& workers)
     : shape_(shape),
       writer_(std::make_unique<format::PoolWriter>(std::move(writer))),
-      layers_(
-          std::make_unique<LayerWriter>(shape, uniform_plan(shape, kFloat16), DimensionWeights{}, *writer_, workers)),
+      layers_(std::make_unique<LayerWriter>(shape, DimensionWeights{}, *writer_, workers)),
       buffers_(workers.num_threads()) {}
 
 format::Result<KvSpool> KvSpool::create(const std::filesystem::path& path, const format::KvShape& shape, bool force,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cli/runtime/codec_plan.h"
 #include "core/codec.h"
 #include "format/page_layout.h"
 
@@ -9,19 +10,25 @@ namespace polykv::runtime {
 
 using format::Status;
 
-LayerWriter::LayerWriter(const format::KvShape& shape, CodecPlan plan, DimensionWeights weights,
-                         format::PoolWriter& writer, core::Workers& workers)
+LayerWriter::LayerWriter(const format::KvShape& shape, DimensionWeights weights, format::PoolWriter& writer,
+                         core::Workers& workers)
     : shape_(shape),
-      plan_(std::move(plan)),
       weights_(std::move(weights)),
       num_sinks_(std::min(shape.num_tokens, format::kNumSinks)),
       has_means_(removes_means(writer.layout())),
       writer_(writer),
-      workers_(workers) {}
+      workers_(workers),
+      kept_(workers.num_threads()) {}
 
-std::size_t LayerWriter::head_bytes(std::size_t plan_index) const {
-  const core::CodecPair codec = plan_[plan_index];
-  return format::run_bytes(codec.key, codec.value, shape_.head_dim, shape_.num_tokens - num_sinks_);
+std::uint32_t LayerWriter::run_positions(const format::Run& run) const {
+  return writer_.layout().position_sets[run.position_set].num_positions();
+}
+
+std::size_t LayerWriter::head_bytes(const std::vector<format::Run>& runs) const {
+  std::size_t bytes = 0;
+  for (const format::Run& run : runs)
+    bytes += format::run_bytes(run.key_codec, run.value_codec, shape_.head_dim, run_positions(run));
+  return bytes;
 }
 
 Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, const HeadSource& source) {
@@ -29,17 +36,22 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
   const std::size_t head_sinks = std::size_t{2} * num_sinks_ * shape_.head_dim;
   first_layer_ = first_layer;
   head_offsets_.assign(1, 0);
-  for (std::size_t head = 0; head < num_heads; ++head)
-    head_offsets_.push_back(head_offsets_.back() + head_bytes(first_layer * num_kv_heads + head));
+  first_runs_.assign(1, 0);
+  for (std::size_t head = 0; head < num_heads; ++head) {
+    const std::vector<format::Run>& runs = writer_.layout().runs[first_layer * num_kv_heads + head];
+    head_offsets_.push_back(head_offsets_.back() + head_bytes(runs));
+    first_runs_.push_back(first_runs_.back() + runs.size());
+  }
   pages_.resize(head_offsets_.back());
   sinks_.resize(num_heads * head_sinks);
   means_.resize(has_means_ ? num_heads * format::kMeanVectors * shape_.head_dim : 0);
-  exponents_.resize(shape_.num_tokens > num_sinks_ ? num_heads : 0);
+  exponents_.resize(first_runs_.back());
 
   std::vector<Status> statuses(num_heads);
   workers_.run(num_heads, [&](std::size_t head, std::size_t worker) {
     const auto layer = first_layer + static_cast<std::uint32_t>(head / num_kv_heads);
-    statuses[head] = quantize_head(head, source(layer, static_cast<std::uint32_t>(head % num_kv_heads), worker));
+    const HeadKv kv = source(layer, static_cast<std::uint32_t>(head % num_kv_heads), worker);
+    statuses[head] = quantize_head(head, kv, kept_[worker]);
   });
   for (std::size_t head = 0; head < num_heads; ++head) {
     if (statuses[head]) continue;
@@ -54,7 +66,7 @@ Status LayerWriter::write(std::uint32_t first_layer, std::uint32_t end_layer, co
       return std::as_bytes(std::span(values).subspan(first * per_head, num_kv_heads * per_head));
     };
     POLYKV_CHECK_STATUS(writer_.write_layer(
-        layer, std::span(exponents_).subspan(exponents_.empty() ? 0 : first, exponents_.empty() ? 0 : num_kv_heads),
+        layer, std::span(exponents_).subspan(first_runs_[first], first_runs_[end] - first_runs_[first]),
         std::span(pages_).subspan(head_offsets_[first], head_offsets_[end] - head_offsets_[first]),
         part(sinks_, head_sinks), part(means_, has_means_ ? format::kMeanVectors * shape_.head_dim : 0)));
   }
@@ -69,22 +81,61 @@ Status LayerWriter::write(const LayerKv& layer) {
   });
 }
 
-Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv) {
-  const core::CodecPair codec = plan_[first_layer_ * std::size_t{shape_.num_kv_heads} + head];
-  const std::size_t sink_values = std::size_t{num_sinks_} * shape_.head_dim;
+// The positions of all runs, one run after another.
+HeadKv LayerWriter::kept_of(const std::vector<format::Run>& runs, const HeadKv& kv, Kept& kept) const {
+  const std::size_t dim = shape_.head_dim;
+  const auto all = [&](const format::PositionSet& set) {
+    return set.ranges.size() == 1 && set.ranges[0] == format::PositionRange{num_sinks_, shape_.num_tokens};
+  };
+  if (runs.size() == 1 && all(writer_.layout().position_sets[runs[0].position_set]))
+    return {kv.keys.subspan(num_sinks_ * dim), kv.values.subspan(num_sinks_ * dim)};
+  kept.keys.clear();
+  kept.values.clear();
+  for (const format::Run& run : runs) {
+    for (const format::PositionRange range : writer_.layout().position_sets[run.position_set].ranges) {
+      const auto part = [&](std::span<const std::uint16_t> from) {
+        return from.subspan(range.begin * dim, (range.end - range.begin) * dim);
+      };
+      const auto keys = part(kv.keys), values = part(kv.values);
+      kept.keys.insert(kept.keys.end(), keys.begin(), keys.end());
+      kept.values.insert(kept.values.end(), values.begin(), values.end());
+    }
+  }
+  return {kept.keys, kept.values};
+}
+
+// What the mean and the balances of a head with several runs are for.
+core::CodecPair common_codec(const std::vector<format::Run>& runs) {
+  core::CodecPair common{format::kCodecF16, format::kCodecF16};
+  for (const format::Run& run : runs) {
+    if (format::key_codec_removes_mean(run.key_codec)) common.key = run.key_codec;
+    if (run.value_codec != format::kCodecF16) common.value = run.value_codec;
+  }
+  return common;
+}
+
+Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv, Kept& buffer) {
+  const std::size_t plan_index = first_layer_ * std::size_t{shape_.num_kv_heads} + head, dim = shape_.head_dim;
+  const std::vector<format::Run>& runs = writer_.layout().runs[plan_index];
+  const std::size_t sink_values = num_sinks_ * dim;
   std::uint16_t* sinks = sinks_.data() + head * 2 * sink_values;
   std::copy_n(kv.keys.begin(), sink_values, sinks);
   std::copy_n(kv.values.begin(), sink_values, sinks + sink_values);
-  const auto keys = kv.keys.subspan(sink_values), values = kv.values.subspan(sink_values);
-  const std::size_t head_means = has_means_ ? format::kMeanVectors * shape_.head_dim : 0;
-  const core::HeadTransform transform =
-      make_transform(codec, keys, values, weights_, first_layer_ * std::size_t{shape_.num_kv_heads} + head,
-                     std::span(means_).subspan(head * head_means, head_means));
-  POLYKV_TRY(const format::ScaleExponents exponents,
-             core::quantize_run(
-                 codec, keys, values, shape_.head_dim, transform,
-                 std::span(pages_).subspan(head_offsets_[head], head_offsets_[head + 1] - head_offsets_[head])));
-  if (!exponents_.empty()) exponents_[head] = exponents;
+  const HeadKv kept = kept_of(runs, kv, buffer);
+  const std::size_t head_means = has_means_ ? format::kMeanVectors * dim : 0;
+  const core::HeadTransform transform = make_transform(common_codec(runs), kept.keys, kept.values, weights_, plan_index,
+                                                       std::span(means_).subspan(head * head_means, head_means));
+  std::size_t first = 0, offset = head_offsets_[head];
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    const core::CodecPair codec{runs[i].key_codec, runs[i].value_codec};
+    const std::size_t count = run_positions(runs[i]), bytes = format::run_bytes(codec.key, codec.value, dim, count);
+    POLYKV_TRY(exponents_[first_runs_[head] + i],
+               core::quantize_run(codec, kept.keys.subspan(first * dim, count * dim),
+                                  kept.values.subspan(first * dim, count * dim), dim, transform,
+                                  std::span(pages_).subspan(offset, bytes)));
+    first += count;
+    offset += bytes;
+  }
   return {};
 }
 

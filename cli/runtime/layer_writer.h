@@ -1,4 +1,4 @@
-// Quantizes layer after layer into a pool that is being written.
+// Quantizes layer after layer into a pool that is being written: of every head the runs of its layout.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,6 @@
 #include <span>
 #include <vector>
 
-#include "cli/runtime/codec_plan.h"
 #include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/model_runner.h"
 #include "core/workers.h"
@@ -27,8 +26,9 @@ using HeadSource = std::function<HeadKv(std::uint32_t layer, std::uint32_t kv_he
 
 class LayerWriter {
  public:
-  // `plan` is that of the writer's layout. Writer and workers must outlive this; buffers are kept from call to call.
-  LayerWriter(const format::KvShape& shape, CodecPlan plan, DimensionWeights weights, format::PoolWriter& writer,
+  // Which positions in which codecs: as the writer's layout says. Writer and workers must outlive this; buffers are
+  // kept from call to call.
+  LayerWriter(const format::KvShape& shape, DimensionWeights weights, format::PoolWriter& writer,
               core::Workers& workers);
 
   // Layers [first_layer, end_layer), which follow those written before. All heads go through the workers together, so
@@ -39,21 +39,28 @@ class LayerWriter {
   format::Status write(const LayerKv& layer);
 
  private:
-  format::Status quantize_head(std::size_t head, const HeadKv& kv);  // index since first_layer_
-  std::size_t head_bytes(std::size_t plan_index) const;
+  // What a worker copies kept positions to, where these are not all.
+  struct Kept {
+    std::vector<std::uint16_t> keys, values;
+  };
+  HeadKv kept_of(const std::vector<format::Run>& runs, const HeadKv& kv, Kept& kept) const;
+  format::Status quantize_head(std::size_t head, const HeadKv& kv, Kept& kept);  // index since first_layer_
+  std::size_t head_bytes(const std::vector<format::Run>& runs) const;
+  std::uint32_t run_positions(const format::Run& run) const;
 
   format::KvShape shape_;
-  CodecPlan plan_;
   DimensionWeights weights_;
   std::uint32_t num_sinks_;
   bool has_means_;
   format::PoolWriter& writer_;
   core::Workers& workers_;
+  std::vector<Kept> kept_;  // [workers]
 
   // Of the layers in work.
   std::uint32_t first_layer_ = 0;
   std::vector<std::size_t> head_offsets_;          // in pages_, and their end
-  std::vector<format::ScaleExponents> exponents_;  // [head]; empty, if all positions are sinks
+  std::vector<std::size_t> first_runs_;            // in exponents_, and their end
+  std::vector<format::ScaleExponents> exponents_;  // [head] runs in order
   std::vector<std::byte> pages_;
   std::vector<std::uint16_t> sinks_;  // [head][key, value][num_sinks][head_dim]
   std::vector<std::uint16_t> means_;  // [head][mean, key balance, value balance][head_dim]; empty without means

@@ -108,7 +108,7 @@ class Build {
     const CodecPlan plan = uniform_plan(shape_, *request_.codec.fixed);
     POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
     weights_.values = output_squares(request_.model->file, workers_);
-    LayerWriter layers(shape_, plan, weights_, writer, workers_);
+    LayerWriter layers(shape_, weights_, writer, workers_);
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
     return publish(writer, {});
   }
@@ -122,7 +122,7 @@ class Build {
     double aim = request_.codec.max_kld.value_or(0.0);
     for (int round = 1;; ++round) {
       POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
-      POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, plan, writer); }));
+      POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer); }));
       if (!request_.probe) return publish(writer, {});
       POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
       const double measured = fidelity.tail.kld_mean;
@@ -199,8 +199,8 @@ class Build {
   }
 
   // So many layers at a time that each thread has two heads or more.
-  Status quantize(KvSpool& spool, const CodecPlan& plan, format::PoolWriter& writer) {
-    LayerWriter layers(shape_, plan, weights_, writer, workers_);
+  Status quantize(KvSpool& spool, format::PoolWriter& writer) {
+    LayerWriter layers(shape_, weights_, writer, workers_);
     const auto step =
         static_cast<std::uint32_t>((2 * workers_.num_threads() + shape_.num_kv_heads - 1) / shape_.num_kv_heads);
     for (std::uint32_t first = 0; first < shape_.num_layers; first += step) {

@@ -132,7 +132,7 @@ TEST_CASE("every head in codecs of its own: pages, sinks, means and balances are
     weights.keys.push_back(static_cast<float>(1 + i % 7));
     weights.values.push_back(static_cast<float>(1 + i % 5));
   }
-  LayerWriter layers(shape, plan, weights, *writer, workers);
+  LayerWriter layers(shape, weights, *writer, workers);
   const auto keys = random_values(6 * head_values, 1), values = random_values(6 * head_values, 2);
   const auto head_of = [&](std::size_t head) {
     return HeadKv{std::span(keys).subspan(head * head_values, head_values),
