@@ -1,6 +1,9 @@
 #include "cli/options.h"
 
 #include <array>
+#include <string>
+
+#include "cli/runtime/retention/policy.h"
 
 namespace polykv::cli {
 namespace {
@@ -34,6 +37,25 @@ OptionSpec json_option(const char* help) { return {.name = "json", .target = &Op
 
 OptionSpec force_option() {
   return {.letter = 'f', .name = "force", .target = &Options::force, .help = "Replace an existing output file."};
+}
+
+std::vector<const char*> policy_names() {
+  std::vector<const char*> names;
+  for (const runtime::RetentionPolicy& policy : runtime::retention_policies()) names.push_back(policy.name);
+  return names;
+}
+
+const char* retain_help() {
+  static const std::string help = [] {
+    std::string text = "Keep a part of the positions, chosen by a policy:";
+    for (const char* name : policy_names()) text += std::string(" ") + name + ",";
+    text.back() = ';';
+    return text +
+           " +ada after it shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 positions. "
+           "Needs "
+           "--keep.";
+  }();
+  return help.c_str();
 }
 
 CommandSpec build_command() {
@@ -79,6 +101,18 @@ CommandSpec build_command() {
                 "How keys and values are stored: auto, a plan made on the document, which gives each head the bits "
                 "that it needs; kAvB, A bits for a key's value and B bits for a value's everywhere, each 1 to 8; or "
                 "f16, uncompressed."},
+           {.name = "retain",
+            .value = "NAME",
+            .target = &Options::retain,
+            .kind = ValueKind::kHint,
+            .choices = policy_names(),
+            .help = retain_help()},
+           {.name = "keep",
+            .value = "TOKENS|PERCENT",
+            .target = &Options::keep,
+            .kind = ValueKind::kText,
+            .help = "With --retain: how many positions a head keeps on average, the first four among them, or which "
+                    "share of the document's (25%)."},
            {.name = "bits",
             .value = "B",
             .target = &Options::bits,

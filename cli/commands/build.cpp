@@ -93,6 +93,24 @@ format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
   return choice;
 }
 
+// --retain and --keep.
+format::Result<runtime::RetentionChoice> retention_choice(const Options& options) {
+  if (options.retain.empty() != options.keep.empty())
+    return Error(ErrorCode::kUsage, "build: --retain NAME and --keep TOKENS go together");
+  if (options.retain.empty()) return runtime::RetentionChoice();
+  auto choice = runtime::parse_retention(options.retain);
+  if (!choice) {
+    std::string names;
+    for (const runtime::RetentionPolicy& policy : runtime::retention_policies())
+      names += (names.empty() ? "" : ", ") + std::string(policy.name);
+    return Error(ErrorCode::kUsage, "build: --retain: '" + options.retain + "' is not a policy: " + names +
+                                        "; with +ada, +chunk or +ada+chunk after it");
+  }
+  if (!runtime::parse_keep(options.keep, *choice))
+    return Error(ErrorCode::kUsage, "build: --keep: '" + options.keep + "' is neither tokens (512) nor a share (25%)");
+  return *choice;
+}
+
 // What was built, for a person: one line.
 std::string summary(const runtime::BuildReport& built, double total_ms) {
   char text[160];
@@ -124,6 +142,8 @@ int run_build(const Options& options, Report& report) {
   }
   const auto choice = codec_choice(options);
   if (!choice) return report.error({}, choice.error());
+  const auto retention = retention_choice(options);
+  if (!retention) return report.error({}, retention.error());
   std::vector<Document> documents;
   for (const std::string& path : options.operands) {
     auto document = read_document(path);
@@ -141,6 +161,7 @@ int run_build(const Options& options, Report& report) {
   if (!chat) return report.error(path->string(), chat.error());
 
   runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
+  request.retention = *retention;
   request.probe = !options.no_probe;
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());
@@ -159,7 +180,8 @@ int run_build(const Options& options, Report& report) {
     return !stop_requested();
   };
   runtime::PrefillOptions prefill{
-      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), [&](double share) {
+      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()),
+      !retention->keeps_all() && retention->policy->needs_queries, [&](double share) {
         progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,
                         "tok", "prefill");
         return !stop_requested();

@@ -44,11 +44,9 @@ struct Upgrade {
 
 class Allocation {
  public:
-  Allocation(const format::KvShape& shape, std::span<const Sensitivity> sensitivities)
-      : sensitivities_(sensitivities),
-        head_dim_(shape.head_dim),
-        num_positions_(shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks)),
-        plan_(uniform_plan(shape, kFewestBits)) {
+  Allocation(const format::KvShape& shape, std::span<const Sensitivity> sensitivities, const KeptPositions& kept)
+      : sensitivities_(sensitivities), head_dim_(shape.head_dim), plan_(uniform_plan(shape, kFewestBits)) {
+    for (std::size_t head = 0; head < plan_.size(); ++head) num_positions_.push_back(num_kept(shape, kept, head));
     for (std::size_t head = 0; head < plan_.size(); ++head)
       for (const bool is_key : {true, false}) offer(head, is_key);
   }
@@ -66,8 +64,8 @@ class Allocation {
   const CodecPlan& plan() const { return plan_; }
 
  private:
-  std::uint64_t bytes(CodecPair codec) const {
-    return format::run_bytes(codec.key, codec.value, head_dim_, num_positions_);
+  std::uint64_t bytes(std::size_t head, CodecPair codec) const {
+    return format::run_bytes(codec.key, codec.value, head_dim_, num_positions_[head]);
   }
   CodecPair upgraded(std::size_t head, bool is_key, CodecId codec) const {
     CodecPair pair = plan_[head];
@@ -82,7 +80,8 @@ class Allocation {
     return loss(upgrade.head, upgrade.is_key, upgrade.from) - loss(upgrade.head, upgrade.is_key, upgrade.to);
   }
   std::uint64_t added(const Upgrade& upgrade) const {
-    return bytes(upgraded(upgrade.head, upgrade.is_key, upgrade.to)) - bytes(plan_[upgrade.head]);
+    return bytes(upgrade.head, upgraded(upgrade.head, upgrade.is_key, upgrade.to)) -
+           bytes(upgrade.head, plan_[upgrade.head]);
   }
 
   // The next corner of the item's convex hull: the codec above that saves most a byte, the smallest of equal ones.
@@ -109,7 +108,7 @@ class Allocation {
 
   std::span<const Sensitivity> sensitivities_;
   std::size_t head_dim_;
-  std::uint32_t num_positions_;
+  std::vector<std::uint32_t> num_positions_;  // kept, without the sinks
   CodecPlan plan_;
   std::priority_queue<Upgrade> queue_;
 };
@@ -127,13 +126,13 @@ double expected_kld(std::span<const Sensitivity> sensitivities, const CodecPlan&
   return kKldOfStream * sum;
 }
 
-std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan) {
+std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan, const KeptPositions& kept) {
   const std::uint64_t num_heads = std::uint64_t{shape.num_layers} * shape.num_kv_heads;
   const std::uint32_t num_sinks = std::min(shape.num_tokens, format::kNumSinks);
-  const format::Layout layout = plan_layout(shape, plan);
+  const format::Layout layout = plan_layout(shape, plan, kept);
   std::uint64_t pages = 0;
-  for (const CodecPair codec : plan)
-    pages += format::run_bytes(codec.key, codec.value, shape.head_dim, shape.num_tokens - num_sinks);
+  for (std::size_t head = 0; head < plan.size(); ++head)
+    pages += format::run_bytes(plan[head].key, plan[head].value, shape.head_dim, num_kept(shape, kept, head));
   const std::uint64_t sinks = num_heads * 2 * num_sinks * shape.head_dim * 2;
   const std::uint64_t means = removes_means(layout) ? num_heads * format::kMeanVectors * shape.head_dim * 2 : 0;
   std::uint64_t sum = 0;
@@ -143,9 +142,9 @@ std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan)
 }
 
 CodecPlan allocate_bytes(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,
-                         std::uint64_t kv_bytes) {
-  Allocation allocation(shape, sensitivities);
-  const std::uint64_t least = plan_kv_bytes(shape, allocation.plan());
+                         std::uint64_t kv_bytes, const KeptPositions& kept) {
+  Allocation allocation(shape, sensitivities, kept);
+  const std::uint64_t least = plan_kv_bytes(shape, allocation.plan(), kept);
   std::uint64_t left = kv_bytes - std::min(kv_bytes, least);
   allocation.run([&left](std::uint64_t more, double) {
     if (more > left) return false;
@@ -155,8 +154,9 @@ CodecPlan allocate_bytes(const format::KvShape& shape, std::span<const Sensitivi
   return allocation.plan();
 }
 
-CodecPlan allocate_loss(const format::KvShape& shape, std::span<const Sensitivity> sensitivities, double kld) {
-  Allocation allocation(shape, sensitivities);
+CodecPlan allocate_loss(const format::KvShape& shape, std::span<const Sensitivity> sensitivities, double kld,
+                        const KeptPositions& kept) {
+  Allocation allocation(shape, sensitivities, kept);
   double loss = expected_kld(sensitivities, allocation.plan());
   allocation.run([&](std::uint64_t, double less) {
     if (loss <= kld) return false;

@@ -25,13 +25,14 @@ double value_codec_loss(format::CodecId codec);
 double expected_kld(std::span<const Sensitivity> sensitivities, const CodecPlan& plan);
 
 // Bytes of all that is needed to restore the values: pages, sinks, means and layout, as `stats` counts them.
-std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan);
+std::uint64_t plan_kv_bytes(const format::KvShape& shape, const CodecPlan& plan, const KeptPositions& kept = {});
 
 // The plan of least loss with plan_kv_bytes at most `kv_bytes`; one bit for everything, if that is too little.
 CodecPlan allocate_bytes(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,
-                         std::uint64_t kv_bytes);
+                         std::uint64_t kv_bytes, const KeptPositions& kept = {});
 
 // The smallest plan found with expected_kld at most `kld`; 7 and 8 bits for everything, if that is too little.
-CodecPlan allocate_loss(const format::KvShape& shape, std::span<const Sensitivity> sensitivities, double kld);
+CodecPlan allocate_loss(const format::KvShape& shape, std::span<const Sensitivity> sensitivities, double kld,
+                        const KeptPositions& kept = {});
 
 }  // namespace polykv::runtime

@@ -106,6 +106,7 @@ class Run {
   Buffer<std::uint16_t> query_;              // bfloat16 [num_q_heads][tokens][head_dim], scaled
   Buffer<std::uint16_t> keys_, values_;      // bfloat16, as core::CausalHead wants them, by kv_head
   Buffer<std::uint16_t> keys16_, values16_;  // float16 [num_kv_heads][tokens][head_dim]
+  Buffer<std::uint16_t> queries16_;          // the same of all q heads, if they are wanted
   Buffer<std::uint16_t> mixed_;              // bfloat16 [padded tokens][query_cols]
   std::atomic<bool> all_finite_{true};
 };
@@ -132,6 +133,7 @@ Run::Run(const ModelFile& model, std::span<const std::uint32_t> tokens, const Pr
       values_(padded_tokens_ * kv_cols_),
       keys16_(num_tokens_ * kv_cols_),
       values16_(num_tokens_ * kv_cols_),
+      queries16_(options.want_queries ? num_tokens_ * query_cols_ : 0),
       mixed_(num_blocks_ * block_rows_ * query_cols_) {
   const double token_work = static_cast<double>(config_.hidden_size) *
                             static_cast<double>(2 * query_cols_ + 2 * kv_cols_ + 3 * config_.ffn_size);
@@ -256,10 +258,20 @@ void Run::split_row(std::size_t position, float* projected, const std::vector<fl
     float* head = projected + h * dim;
     rows_.rotate(head, cos_.get() + position * half, sin_.get() + position * half, half, head);
   }
+  bool finite = true;
+  const auto is_finite = [dim](const std::uint16_t* bits) {
+    return std::all_of(bits, bits + dim, [](std::uint16_t value) { return (value & 0x7c00) != 0x7c00; });
+  };
+  if (options_.want_queries) {
+    for (std::size_t h = 0; h < num_q; ++h) {
+      std::uint16_t* query16 = queries16_.get() + (h * num_tokens_ + position) * dim;
+      rows_.to_float16(projected + h * dim, dim, query16);
+      finite = finite && is_finite(query16);
+    }
+  }
   for (std::size_t i = 0; i < num_q * dim; ++i) projected[i] *= query_scale;
   for (std::size_t h = 0; h < num_q; ++h)
     rows_.to_bfloat16(projected + h * dim, dim, query_.get() + (h * num_tokens_ + position) * dim);
-  bool finite = true;
   for (std::size_t h = 0; h < num_kv; ++h) {
     const float* key = projected + (num_q + h) * dim;
     const float* value = projected + (num_q + num_kv + h) * dim;
@@ -272,8 +284,7 @@ void Run::split_row(std::size_t position, float* projected, const std::vector<fl
     std::uint16_t* pairs = values_.get() + (h * padded_tokens_ + position / 2 * 2) * dim + position % 2;
     for (std::size_t d = 0; d < dim; ++d) pairs[2 * d] = value16[d];
     rows_.to_float16(value, dim, value16);
-    for (std::size_t d = 0; d < dim; ++d)
-      finite = finite && (key16[d] & 0x7c00) != 0x7c00 && (value16[d] & 0x7c00) != 0x7c00;
+    finite = finite && is_finite(key16) && is_finite(value16);
   }
   if (!finite) all_finite_ = false;
 }
@@ -296,10 +307,15 @@ Status Run::project(const LayerWeights& weights) {
 Status Run::hand_on(std::uint32_t layer, const std::function<Status(const LayerKv&)>& on_layer) {
   if (!all_finite_) {
     return Error(ErrorCode::kNotFinite,
-                 "layer " + std::to_string(layer) + ": a key or value does not fit float16 (65504)");
+                 "layer " + std::to_string(layer) + ": a key, value or query does not fit float16 (65504)");
   }
   const std::size_t size = num_tokens_ * kv_cols_;
-  return on_layer({layer, static_cast<std::uint32_t>(num_tokens_), {keys16_.get(), size}, {values16_.get(), size}});
+  const std::size_t num_queries = options_.want_queries ? num_tokens_ * query_cols_ : 0;
+  return on_layer({layer,
+                   static_cast<std::uint32_t>(num_tokens_),
+                   {keys16_.get(), size},
+                   {values16_.get(), size},
+                   {queries16_.get(), num_queries}});
 }
 
 Status Run::attend() {

@@ -34,15 +34,16 @@ struct CodecChoice {
 // In words for the identity: "k5v4", "auto 4.25 bits", "auto 20000000 bytes", "auto KLD 0.001".
 std::string choice_name(const CodecChoice& choice);
 
-// Of kDefaultBits, or of the bytes that k4v4 takes where these are more: in a short document padding, sinks and means
-// count for much, and are no reason for coarser codes.
-CodecPlan default_plan(const format::KvShape& shape, std::span<const Sensitivity> sensitivities);
+// Of kDefaultBits for every value that is kept, or of the bytes that k4v4 takes where these are more: in a short
+// document padding, sinks and means count for much, and are no reason for coarser codes.
+CodecPlan default_plan(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,
+                       const KeptPositions& kept = {});
 
 // A plan of at most so many bits a value, or of kv_bytes. kUnusableText: not even one bit for everything fits; the
 // message says how many would.
 format::Result<CodecPlan> plan_of_bits(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,
-                                       double bits_per_value);
+                                       double bits_per_value, const KeptPositions& kept = {});
 format::Result<CodecPlan> plan_of_bytes(const format::KvShape& shape, std::span<const Sensitivity> sensitivities,
-                                        std::uint64_t kv_bytes);
+                                        std::uint64_t kv_bytes, const KeptPositions& kept = {});
 
 }  // namespace polykv::runtime

@@ -1,6 +1,8 @@
 #include "cli/runtime/codec_plan.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace polykv::runtime {
 
@@ -14,8 +16,26 @@ std::string plan_name(const CodecPlan& plan) {
   return uniform ? core::codec_name(plan.front()) : "mixed";
 }
 
-format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan) {
+std::uint32_t num_kept(const format::KvShape& shape, const KeptPositions& kept, std::size_t head) {
+  if (kept.empty()) return shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
+  return kept[head].num_positions();
+}
+
+format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan, const KeptPositions& kept) {
   format::Layout layout = format::Layout::uniform(shape, 0, plan.front().key, plan.front().value);
+  if (!kept.empty()) {
+    layout.position_sets.clear();
+    std::map<std::vector<std::pair<std::uint32_t, std::uint32_t>>, std::uint32_t> stored;  // each set once
+    for (std::size_t head = 0; head < plan.size(); ++head) {
+      layout.runs[head].clear();
+      if (kept[head].ranges.empty()) continue;
+      std::vector<std::pair<std::uint32_t, std::uint32_t>> ranges;
+      for (const format::PositionRange range : kept[head].ranges) ranges.emplace_back(range.begin, range.end);
+      const auto [at, is_new] = stored.emplace(ranges, static_cast<std::uint32_t>(layout.position_sets.size()));
+      if (is_new) layout.position_sets.push_back(kept[head]);
+      layout.runs[head].push_back({.position_set = at->second});
+    }
+  }
   for (std::size_t head = 0; head < plan.size(); ++head) {
     for (format::Run& run : layout.runs[head]) {  // none, if all positions are sinks
       run.key_codec = plan[head].key;

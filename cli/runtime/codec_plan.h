@@ -1,4 +1,4 @@
-// Which codecs the keys and values of each (layer, kv_head) are kept in.
+// Which positions each (layer, kv_head) keeps, and in which codecs its keys and values are.
 #pragma once
 
 #include <string>
@@ -12,13 +12,20 @@ namespace polykv::runtime {
 
 using CodecPlan = std::vector<core::CodecPair>;  // [layer * num_kv_heads + kv_head]
 
+// [layer * num_kv_heads + kv_head], without the sinks, which every head keeps; a set without ranges keeps nothing else.
+// Empty: all positions of all heads.
+using KeptPositions = std::vector<format::PositionSet>;
+
+// Without the sinks.
+std::uint32_t num_kept(const format::KvShape& shape, const KeptPositions& kept, std::size_t head);
+
 CodecPlan uniform_plan(const format::KvShape& shape, core::CodecPair codec);
 
 // What the identity calls it: the name of its one pair, or "mixed".
 std::string plan_name(const CodecPlan& plan);
 
-// All positions of a base pool but the sinks, one run a head. Not placed.
-format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan);
+// Of a base pool: one run a head, none where only sinks are kept. Not placed.
+format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan, const KeptPositions& kept = {});
 
 // True if a run's key codec removes the mean: the pool has means then.
 bool removes_means(const format::Layout& layout);

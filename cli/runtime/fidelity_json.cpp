@@ -60,6 +60,7 @@ ordered_json fidelity_json(const Fidelity& fidelity, const ProbeProtocol& protoc
                       {"passage_tokens", fidelity.counts.passage_tokens},
                       {"passage_prompt_tokens", kPromptTokens}};
   json["tail"] = divergence_json(fidelity.tail);
+  if (fidelity.has_twin) json["tail"]["twin"] = true;
   json["tail"]["floor_kld_mean"] = fidelity.floor_kld_mean;
   json["tail"]["kld_by_position"] = ordered_json::array();
   for (const double kld : fidelity.tail_klds) json["tail"]["kld_by_position"].push_back(rounded(kld));
@@ -89,7 +90,8 @@ std::optional<ProbeCounts> counts_of(const ordered_json& fidelity) {
                : 0;
   };
   const ProbeCounts all;
-  return ProbeCounts{count("tail", "positions", all.tail_positions),
+  // A twin is made with the pool, and cannot be made again from it.
+  return ProbeCounts{at("tail", "twin") != nullptr ? 0 : count("tail", "positions", all.tail_positions),
                      count("protocol", "answer_tokens", all.answer_tokens),
                      count("protocol", "passage_tokens", all.passage_tokens)};
 }

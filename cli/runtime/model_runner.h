@@ -24,6 +24,8 @@ struct LayerKv {
   // float16 bits [num_kv_heads][num_tokens][head_dim]; keys after RoPE, in half-split order whatever the model file.
   std::span<const std::uint16_t> keys;
   std::span<const std::uint16_t> values;
+  // The same of [num_q_heads], after RoPE; empty unless PrefillOptions::want_queries.
+  std::span<const std::uint16_t> queries = {};
 };
 
 enum class NumberType : std::uint8_t { kF32, kBF16 };
@@ -31,6 +33,7 @@ enum class NumberType : std::uint8_t { kF32, kBF16 };
 struct PrefillOptions {
   NumberType type = NumberType::kF32;
   std::uint32_t num_threads = 1;
+  bool want_queries = false;
   // Called after each layer's part of the work: share of all work done, 0 to 1. Returning false stops the run
   // (kInterrupted).
   std::function<bool(double)> on_progress;
@@ -43,7 +46,7 @@ class PrefillRunner {
   virtual ~PrefillRunner() = default;
 
   // Positions 0 .. tokens.size() - 1. on_layer is called once a layer, in order; an error from it ends the run.
-  // Errors: kInterrupted, kNotFinite (a value that float16 cannot hold, layer named), kFailed (LibTorch's own).
+  // Errors: kInterrupted, kNotFinite (a number that float16 cannot hold, layer named), kFailed (LibTorch's own).
   virtual format::Status prefill(const ModelFile& model, std::span<const std::uint32_t> tokens,
                                  const PrefillOptions& options,
                                  const std::function<format::Status(const LayerKv&)>& on_layer) = 0;
@@ -68,7 +71,7 @@ format::Result<std::unique_ptr<PrefillRunner>> make_prefill_runner(NumberType ty
 format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner();
 
 // The plug-in's one entry: bumped whenever a class that crosses it changes, this header's and format's Error.
-inline constexpr std::uint32_t kPrefillPluginVersion = 2;
+inline constexpr std::uint32_t kPrefillPluginVersion = 3;
 using CreatePrefillRunner = PrefillRunner* (*)(std::uint32_t version);  // null: another version
 inline constexpr const char* kPrefillPluginEntry = "polykv_create_prefill_runner";
 

@@ -10,6 +10,7 @@
 #include "cli/runtime/kv_spool.h"
 #include "cli/runtime/layer_writer.h"
 #include "cli/runtime/probes.h"
+#include "cli/runtime/retention/retention.h"
 #include "core/kernels/kernels.h"
 #include "core/pool.h"
 
@@ -53,6 +54,7 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
   identity.set("codec.name", codec);
   if (!request.codec.fixed) identity.set("codec.plan", choice_name(request.codec));
+  if (!request.retention.keeps_all()) identity.set("retention.policy", retention_name(request.retention));
   identity.set("codec.rotation", "signs-hadamard/1");
   identity.set("codec.codebooks", "trellis/1");
   identity.set("prefill.type", number_type_name(prefill_type));
@@ -101,12 +103,14 @@ class Build {
  private:
   // What is made from the whole document before the first page is quantized, or measured against the uncompressed
   // values after the last one.
-  bool needs_spool() const { return request_.probe || request_.codec.needs_sensitivities(); }
+  bool needs_spool() const {
+    return request_.probe || request_.codec.needs_sensitivities() || !request_.retention.keeps_all();
+  }
 
   // Each layer is quantized as the prefill hands it on.
   Status build_at_once() {
     const CodecPlan plan = uniform_plan(shape_, *request_.codec.fixed);
-    POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
+    POLYKV_TRY(format::PoolWriter writer, create_writer(plan, {}));
     weights_.values = output_squares(request_.model->file, workers_);
     LayerWriter layers(shape_, weights_, writer, workers_);
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
@@ -116,24 +120,43 @@ class Build {
   // All layers are kept uncompressed, on disk, until the prefill is done.
   Status build_from_spool() {
     POLYKV_TRY(KvSpool spool, KvSpool::create(path_, shape_, writer_options_.force, workers_));
-    POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return spool.write(layer); }));
+    Retention retention(request_.retention, request_.model->config(), workers_), of_twin = retention;
+    POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) {
+      score(layer, retention, of_twin);
+      return spool.write(layer);
+    }));
     POLYKV_CHECK_STATUS(spool.map());
+    if (!request_.retention.keeps_all()) {
+      kept_ = retention.positions(shape_.num_tokens);
+      if (has_twin()) twin_kept_ = of_twin.positions(shape_.num_tokens);
+    }
     POLYKV_TRY(CodecPlan plan, timed(report_.plan_ms, [&] { return choose_plan(spool); }));
     double aim = request_.codec.max_kld.value_or(0.0);
     for (int round = 1;; ++round) {
-      POLYKV_TRY(format::PoolWriter writer, create_writer(plan));
+      POLYKV_TRY(format::PoolWriter writer, create_writer(plan, kept_));
       POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer); }));
       if (!request_.probe) return publish(writer, {});
-      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
+      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, plan, writer); }));
       const double measured = fidelity.tail.kld_mean;
       if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
         return publish(writer, fidelity_text(fidelity, plan));
       // What is expected is off by some factor, the same for plans that are alike.
       aim *= kNextAim * *request_.codec.max_kld / measured;
-      CodecPlan next = allocate_loss(shape_, sensitivities_, aim);
+      CodecPlan next = allocate_loss(shape_, sensitivities_, aim, kept_);
       if (round == kMaxRounds || next == plan) return unreachable_kld(measured);
       plan = std::move(next);
     }
+  }
+
+  bool has_twin() const { return request_.probe && !request_.retention.keeps_all(); }
+
+  void score(const LayerKv& layer, Retention& retention, Retention& of_twin) {
+    if (request_.retention.keeps_all()) return;
+    timed(report_.plan_ms, [&] {
+      retention.add(layer, shape_.num_tokens);
+      if (has_twin()) of_twin.add(layer, tail_begin(shape_.num_tokens));
+      return true;
+    });
   }
 
   Status progress(const char* work, double share) const {
@@ -164,17 +187,17 @@ class Build {
     weights_.keys = std::move(found.query_squares);
     sensitivities_ = std::move(found.heads);
     if (choice.pool_bytes) return plan_of_size(*choice.pool_bytes);
-    if (choice.max_kld) return allocate_loss(shape_, sensitivities_, *choice.max_kld);
-    if (choice.bits_per_value) return plan_of_bits(shape_, sensitivities_, *choice.bits_per_value);
-    return default_plan(shape_, sensitivities_);
+    if (choice.max_kld) return allocate_loss(shape_, sensitivities_, *choice.max_kld, kept_);
+    if (choice.bits_per_value) return plan_of_bits(shape_, sensitivities_, *choice.bits_per_value, kept_);
+    return default_plan(shape_, sensitivities_, kept_);
   }
 
   // A pool of a plan that is too large for the file tells what all but keys and values takes.
   format::Result<CodecPlan> plan_of_size(std::uint64_t pool_bytes) {
-    const CodecPlan too_large = allocate_bytes(shape_, sensitivities_, pool_bytes);
-    POLYKV_TRY(const format::PoolWriter writer, create_writer(too_large));
-    const std::uint64_t other = writer.file_bytes(fidelity_room()) - plan_kv_bytes(shape_, too_large);
-    return plan_of_bytes(shape_, sensitivities_, pool_bytes - std::min(pool_bytes, other));
+    const CodecPlan too_large = allocate_bytes(shape_, sensitivities_, pool_bytes, kept_);
+    POLYKV_TRY(const format::PoolWriter writer, create_writer(too_large, kept_));
+    const std::uint64_t other = writer.file_bytes(fidelity_room()) - plan_kv_bytes(shape_, too_large, kept_);
+    return plan_of_bytes(shape_, sensitivities_, pool_bytes - std::min(pool_bytes, other), kept_);
   }
   std::uint64_t fidelity_room() const { return kProbeTextBytes + sensitivities_.size() * kHeadTextBytes; }
 
@@ -187,15 +210,19 @@ class Build {
     return Error(ErrorCode::kUnusableText, text);
   }
 
-  format::Result<format::PoolWriter> create_writer(const CodecPlan& plan) {
+  // With `is_twin`, one that is not published.
+  format::Result<format::PoolWriter> create_writer(const CodecPlan& plan, const KeptPositions& kept,
+                                                   bool is_twin = false) {
     format::PoolSpec spec;
     spec.shape = shape_;
     spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan));
     spec.tokens = prompt_.tokens;
-    spec.layout = plan_layout(shape_, plan);
+    spec.layout = plan_layout(shape_, plan, kept);
     spec.has_means = removes_means(spec.layout);
     spec.created = request_.created;
-    return format::PoolWriter::create(path_, std::move(spec), writer_options_);
+    format::WriterOptions options = writer_options_;
+    options.scratch = is_twin;
+    return format::PoolWriter::create(path_, std::move(spec), options);
   }
 
   // So many layers at a time that each thread has two heads or more.
@@ -214,18 +241,28 @@ class Build {
   }
 
   // What compression did.
-  format::Result<Fidelity> measure(const KvSpool& spool, format::PoolWriter& writer) {
-    POLYKV_TRY(const format::WrittenValues values, writer.written());
-    const core::KvPool pages({.shape = shape_,
-                              .num_sinks = std::min(shape_.num_tokens, format::kNumSinks),
-                              .layout = &writer.layout(),
-                              .pages = values.pages,
-                              .sinks = values.sinks,
-                              .means = values.means});
+  format::Result<Fidelity> measure(KvSpool& spool, const CodecPlan& plan, format::PoolWriter& writer) {
+    POLYKV_TRY(const core::KvPool pages, written_pool(writer));
     ProbeRequest probes{*request_.model, *request_.chat, open_text_, ids_, spool.pool(), pages};
     probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
     probes.on_progress = [&](double share) { return progress("probe", share).has_value(); };
+    if (!has_twin()) return run_probes(probes, workers_);
+    POLYKV_TRY(format::PoolWriter twin_writer, create_writer(plan, twin_kept_, /*is_twin=*/true));
+    POLYKV_CHECK_STATUS(quantize(spool, twin_writer));
+    POLYKV_TRY(const core::KvPool twin, written_pool(twin_writer));
+    probes.twin = &twin;
     return run_probes(probes, workers_);
+  }
+
+  // A view: the writer must outlive it.
+  format::Result<core::KvPool> written_pool(format::PoolWriter& writer) const {
+    POLYKV_TRY(const format::WrittenValues values, writer.written());
+    return core::KvPool({.shape = shape_,
+                         .num_sinks = std::min(shape_.num_tokens, format::kNumSinks),
+                         .layout = &writer.layout(),
+                         .pages = values.pages,
+                         .sinks = values.sinks,
+                         .means = values.means});
   }
 
   std::string fidelity_text(const Fidelity& fidelity, const CodecPlan& plan) const {
@@ -255,6 +292,7 @@ class Build {
   const format::KvShape shape_;
   DimensionWeights weights_;
   std::vector<Sensitivity> sensitivities_;  // empty without a plan
+  KeptPositions kept_, twin_kept_;          // empty: all
   BuildReport report_;
 };
 

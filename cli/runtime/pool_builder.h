@@ -13,6 +13,7 @@
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/model_runner.h"
 #include "cli/runtime/prompt.h"
+#include "cli/runtime/retention/selection.h"
 #include "core/codec.h"
 #include "core/workers.h"
 #include "format/status.h"
@@ -35,7 +36,8 @@ struct BuildRequest {
   std::span<const Document> documents;
   CodecChoice codec;
   std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
-  bool probe = false;     // measure what compression did, and keep it in the pool
+  RetentionChoice retention = {};
+  bool probe = false;  // measure what compression did, and keep it in the pool
   // What comes after the prefill, by name ("quantize", ...), and the share of it that is done. Returning false stops
   // the build (kInterrupted). May be empty.
   std::function<bool(const char* work, double share)> on_progress = {};

@@ -37,7 +37,7 @@ struct ProbeRun {
   double start_ms;
   double rows_done = 0.0, rows_wanted = 0.0;  // for progress
 
-  ProbeRun(const ProbeRequest& request_, core::Workers& workers_);
+  ProbeRun(const ProbeRequest& request_, const core::KvPool& compressed, core::Workers& workers_);
 
   double now_ms() const;
   double left_ms() const { return request.limit_ms - (now_ms() - start_ms); }

@@ -16,10 +16,10 @@ std::size_t top_token(std::span<const float> logits) {
   return static_cast<std::size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-ProbeRun::ProbeRun(const ProbeRequest& request_, core::Workers& workers_)
+ProbeRun::ProbeRun(const ProbeRequest& request_, const core::KvPool& compressed, core::Workers& workers_)
     : request(request_),
       workers(workers_),
-      runner(request_.model.file, request_.reference, request_.compressed, workers_),
+      runner(request_.model.file, request_.reference, compressed, workers_),
       vocab_size(request_.model.config().vocab_size),
       start_ms(now_ms()) {}
 
@@ -73,12 +73,15 @@ Status ProbeRun::score(std::span<ProbeSequence> sequences, std::size_t max_rows,
 }
 
 format::Result<Fidelity> run_probes(const ProbeRequest& request, core::Workers& workers) {
-  ProbeRun run(request, workers);
+  ProbeRun run(request, request.compressed, workers);
+  ProbeRun tail_run(request, request.twin != nullptr ? *request.twin : request.compressed, workers);
   // For progress alone, so a question's tokens need not be known.
   const ProbeCounts& counts = request.counts;
   run.rows_wanted = counts.tail_positions + 3.0 * counts.passage_tokens + 3.0 * (counts.answer_tokens + 20.0);
+  tail_run.rows_wanted = run.rows_wanted;
   Fidelity fidelity;
-  TailProbe tail(run, fidelity);
+  fidelity.has_twin = request.twin != nullptr;
+  TailProbe tail(tail_run, fidelity);
   POLYKV_TRY(const double position_ms, tail.begin());
   POLYKV_CHECK_STATUS(probe_recall(run, position_ms, fidelity));
   POLYKV_CHECK_STATUS(probe_answers(run, position_ms, fidelity));
@@ -88,7 +91,7 @@ format::Result<Fidelity> run_probes(const ProbeRequest& request, core::Workers& 
 
 format::Result<Divergence> probe_text(const ProbeRequest& request, std::span<const std::uint32_t> ids,
                                       std::size_t first_scored, core::Workers& workers) {
-  ProbeRun run(request, workers);
+  ProbeRun run(request, request.compressed, workers);
   run.rows_wanted = static_cast<double>(ids.size());
   DivergenceMeter meter;
   const auto num_tokens = static_cast<std::uint32_t>(request.tokens.size());

@@ -52,6 +52,9 @@ struct ProbeRequest {
   std::span<const std::uint32_t> tokens;  // of the pool
   const core::KvPool& reference;          // float16
   const core::KvPool& compressed;
+  // What stands for the compressed pool in the tail probe, where the choice of the pool's positions looked at the whole
+  // document: a pool made in the same way of what is before the tail. Null: the pool itself.
+  const core::KvPool* twin = nullptr;
   ProbeCounts counts = {};  // at most
   // Milliseconds for all probes together, by `now_ms`; counts shrink to fit. The first positions are measured in any
   // case: they tell how long one takes.
@@ -64,6 +67,7 @@ struct ProbeRequest {
 struct Fidelity {
   ProbeCounts counts = {0, 0, 0};  // as measured: 0 for what was left out
   Divergence tail, answers, recall;
+  bool has_twin = false;          // the tail's is that of ProbeRequest::twin
   std::vector<double> tail_klds;  // [position]
   double floor_kld_mean = 0.0;  // on the tail's first positions: the reference against itself, summed in another order
   // Index of the first token of an answer that the compressed cache would have continued otherwise.

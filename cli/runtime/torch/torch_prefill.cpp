@@ -207,15 +207,15 @@ class TorchPrefill final : public PrefillRunner {
         }
       };
       run_layer(Layer(*workers_, model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden,
-                progress, on_layer);
+                options.want_queries, progress, on_layer);
     }
     return hidden;
   }
 
   template <typename Progress>
   static void run_layer(const Layer& weights, const ModelConfig& config, std::uint32_t layer, at::ScalarType type,
-                        const at::Tensor& cos, const at::Tensor& sin, at::Tensor& hidden, const Progress& progress,
-                        const std::function<Status(const LayerKv&)>& on_layer) {
+                        const at::Tensor& cos, const at::Tensor& sin, at::Tensor& hidden, bool want_queries,
+                        const Progress& progress, const std::function<Status(const LayerKv&)>& on_layer) {
     const std::int64_t num_tokens = hidden.size(0);
     const std::int64_t dim = config.head_dim, num_q = config.num_q_heads, num_kv = config.num_kv_heads;
     at::Tensor query = at::empty({num_kv, num_q / num_kv, num_tokens, dim}, at::kFloat);
@@ -235,7 +235,7 @@ class TorchPrefill final : public PrefillRunner {
       values.narrow(1, row, rows).copy_(heads.narrow(1, num_q + num_kv, num_kv).transpose(0, 1));
     }
     progress(0.2);
-    hand_on(keys, values, layer, on_layer);
+    hand_on(keys, values, want_queries ? query : at::Tensor(), layer, on_layer);
     attend(weights, query, keys, values, type, hidden, progress);
     for (std::int64_t row = 0; row < num_tokens; row += kRowChunk) {
       const std::int64_t rows = std::min(kRowChunk, num_tokens - row);
@@ -247,19 +247,23 @@ class TorchPrefill final : public PrefillRunner {
     progress(1.0);
   }
 
-  static void hand_on(const at::Tensor& keys, const at::Tensor& values, std::uint32_t layer,
+  // `query` undefined: not wanted.
+  static void hand_on(const at::Tensor& keys, const at::Tensor& values, const at::Tensor& query, std::uint32_t layer,
                       const std::function<Status(const LayerKv&)>& on_layer) {
     const at::Tensor keys16 = keys.to(at::kHalf);
     const at::Tensor values16 = values.to(at::kHalf);
-    if (!keys16.isfinite().all().item<bool>() || !values16.isfinite().all().item<bool>()) {
+    const at::Tensor query16 = query.defined() ? query.to(at::kHalf) : at::empty({0}, at::kHalf);
+    for (const at::Tensor& x : {keys16, values16, query16}) {
+      if (x.isfinite().all().item<bool>()) continue;
       throw Stop{Error(ErrorCode::kNotFinite,
-                       "layer " + std::to_string(layer) + ": a key or value does not fit float16 (65504)")};
+                       "layer " + std::to_string(layer) + ": a key, value or query does not fit float16 (65504)")};
     }
     const auto bits = [](const at::Tensor& x) {
       return std::span<const std::uint16_t>(static_cast<const std::uint16_t*>(x.data_ptr()),
                                             static_cast<std::size_t>(x.numel()));
     };
-    check(on_layer(LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16)}));
+    check(on_layer(
+        LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16), bits(query16)}));
   }
 
   // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long

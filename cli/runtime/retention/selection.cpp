@@ -1,0 +1,234 @@
+#include "cli/runtime/retention/selection.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+namespace polykv::runtime {
+namespace {
+
+constexpr std::uint32_t kChunkTokens = 20;
+constexpr double kSureShare = 0.2;  // of a head's budget, with by_head
+
+// Positions that are kept in any case: a bool each.
+std::vector<bool> sure_positions(std::uint32_t num_tokens, std::uint32_t window) {
+  std::vector<bool> sure(num_tokens, false);
+  std::fill_n(sure.begin(), std::min(num_tokens, format::kNumSinks), true);
+  std::fill(sure.end() - std::min(num_tokens, window), sure.end(), true);
+  return sure;
+}
+
+// What may be chosen, best first: single positions or chunks of them, which are kept whole as far as there is room.
+struct Candidate {
+  float score;
+  std::uint32_t head, first, end;
+};
+
+std::vector<Candidate> candidates_of(std::span<const float> scores, std::uint32_t head, const std::vector<bool>& sure,
+                                     std::uint32_t chunk) {
+  std::vector<Candidate> candidates;
+  for (std::uint32_t first = 0; first < scores.size(); first += chunk) {
+    const auto end = std::min<std::uint32_t>(first + chunk, static_cast<std::uint32_t>(scores.size()));
+    if (std::all_of(sure.begin() + first, sure.begin() + end, [](bool is_sure) { return is_sure; })) continue;
+    const float sum = std::accumulate(scores.begin() + first, scores.begin() + end, 0.0f);
+    candidates.push_back({sum / static_cast<float>(end - first), head, first, end});
+  }
+  return candidates;
+}
+
+void sort_best_first(std::vector<Candidate>& candidates) {
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    if (a.score != b.score) return a.score > b.score;
+    return a.first != b.first ? a.first > b.first : a.head < b.head;
+  });
+}
+
+format::PositionSet set_of(const std::vector<bool>& kept) {
+  format::PositionSet set;
+  for (std::uint32_t t = format::kNumSinks; t < kept.size(); ++t) {
+    if (!kept[t]) continue;
+    if (!set.ranges.empty() && set.ranges.back().end == t)
+      ++set.ranges.back().end;
+    else
+      set.ranges.push_back({t, t + 1});
+  }
+  return set;
+}
+
+// One layer: `budget` positions a head on average.
+class LayerSelection {
+ public:
+  LayerSelection(const format::KvShape& shape, const RetentionScores& scores, const RetentionChoice& choice)
+      : num_tokens_(shape.num_tokens),
+        scores_(scores),
+        chunk_(choice.by_chunk ? kChunkTokens : 1),
+        kept_(shape.num_kv_heads, sure_positions(shape.num_tokens, choice.policy->window)) {}
+
+  void keep_equal(std::uint32_t budget) {
+    for (std::uint32_t head = 0; head < kept_.size(); ++head) fill(head, budget);
+  }
+
+  void keep_by_head(std::uint32_t budget) {
+    for (std::uint32_t head = 0; head < kept_.size(); ++head)
+      fill(head, static_cast<std::uint32_t>(kSureShare * budget));
+    std::vector<Candidate> all;
+    std::uint64_t left = std::uint64_t{budget} * kept_.size();
+    for (std::uint32_t head = 0; head < kept_.size(); ++head) {
+      const std::vector<Candidate> candidates = of_head(head);
+      all.insert(all.end(), candidates.begin(), candidates.end());
+      left -= std::min<std::uint64_t>(left, count(head));
+    }
+    sort_best_first(all);
+    for (const Candidate& candidate : all) take(candidate, left);
+  }
+
+  const std::vector<bool>& kept(std::uint32_t head) const { return kept_[head]; }
+
+ private:
+  std::uint64_t count(std::uint32_t head) const {
+    return static_cast<std::uint64_t>(std::count(kept_[head].begin(), kept_[head].end(), true));
+  }
+  std::vector<Candidate> of_head(std::uint32_t head) const {
+    return candidates_of(std::span(scores_.positions).subspan(std::size_t{head} * num_tokens_, num_tokens_), head,
+                         kept_[head], chunk_);
+  }
+  void fill(std::uint32_t head, std::uint32_t budget) {
+    std::uint64_t left = budget - std::min<std::uint64_t>(budget, count(head));
+    std::vector<Candidate> candidates = of_head(head);
+    sort_best_first(candidates);
+    for (const Candidate& candidate : candidates) take(candidate, left);
+  }
+  void take(const Candidate& candidate, std::uint64_t& left) {
+    for (std::uint32_t t = candidate.first; t < candidate.end && left > 0; ++t) {
+      if (kept_[candidate.head][t]) continue;
+      kept_[candidate.head][t] = true;
+      --left;
+    }
+  }
+
+  std::uint32_t num_tokens_;
+  const RetentionScores& scores_;
+  std::uint32_t chunk_;
+  std::vector<std::vector<bool>> kept_;  // [kv_head][position]
+};
+
+}  // namespace
+
+std::optional<RetentionChoice> parse_retention(std::string_view name) {
+  RetentionChoice choice;
+  const std::size_t plus = name.find('+');
+  choice.policy = find_retention_policy(name.substr(0, plus));
+  if (choice.policy == nullptr) return std::nullopt;
+  std::string_view rest = plus == std::string_view::npos ? std::string_view() : name.substr(plus);
+  for (const auto& [modifier, flag] : {std::pair{"+ada", &choice.by_head}, {"+chunk", &choice.by_chunk}}) {
+    if (!rest.starts_with(modifier)) continue;
+    *flag = true;
+    rest.remove_prefix(std::string_view(modifier).size());
+  }
+  return rest.empty() ? std::optional(choice) : std::nullopt;
+}
+
+bool parse_keep(std::string_view text, RetentionChoice& choice) {
+  const bool is_share = text.ends_with('%');
+  if (is_share) text.remove_suffix(1);
+  double number = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || !(number > 0.0)) return false;
+  if (is_share) {
+    if (number > 100.0) return false;
+    choice.keep_share = number / 100.0;
+    return true;
+  }
+  if (number != std::floor(number) || number > 4294967295.0) return false;
+  choice.keep_tokens = static_cast<std::uint32_t>(number);
+  return true;
+}
+
+std::string retention_name(const RetentionChoice& choice) {
+  std::string name(choice.policy->name);
+  if (choice.by_head) name += "+ada";
+  if (choice.by_chunk) name += "+chunk";
+  if (choice.keep_tokens) return name + " " + std::to_string(*choice.keep_tokens) + " tokens";
+  char share[32];
+  std::snprintf(share, sizeof share, " %g%%", 100.0 * choice.keep_share.value_or(1.0));
+  return name + share;
+}
+
+std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens) {
+  const std::uint32_t least = std::min(num_tokens, format::kNumSinks + choice.policy->window);
+  const auto share = static_cast<std::uint32_t>(choice.keep_share.value_or(1.0) * num_tokens);
+  return std::clamp(choice.keep_tokens.value_or(share), least, num_tokens);
+}
+
+std::vector<std::uint32_t> share_out(std::uint64_t total, std::span<const double> weights, std::uint32_t least,
+                                     std::uint32_t most) {
+  std::vector<std::uint32_t> shares(weights.size(), least);
+  const auto room = [&](std::size_t i) { return most - std::min(most, shares[i]); };
+  std::uint64_t left = total - std::min(total, std::uint64_t{least} * weights.size());
+  while (left > 0) {
+    double sum = 0.0;
+    std::uint64_t open = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (room(i) == 0) continue;
+      sum += weights[i];
+      ++open;
+    }
+    if (open == 0) break;
+    // What each would get now; who would get more than there is room for is filled, and the rest shared out again.
+    std::vector<std::pair<double, std::size_t>> remainders;
+    std::vector<std::uint32_t> parts(weights.size(), 0);
+    std::uint64_t given = 0;
+    bool filled = false;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (room(i) == 0) continue;
+      const double exact = static_cast<double>(left) * (sum > 0.0 ? weights[i] / sum : 1.0 / static_cast<double>(open));
+      if (exact > room(i)) filled = true;
+      parts[i] = static_cast<std::uint32_t>(std::min<double>(std::floor(exact), room(i)));
+      remainders.emplace_back(exact - std::floor(exact), i);
+      given += parts[i];
+    }
+    if (filled) {  // only these are final
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        if (parts[i] < room(i) || parts[i] == 0) continue;
+        left -= parts[i];
+        shares[i] += parts[i];
+      }
+      continue;
+    }
+    std::stable_sort(remainders.begin(), remainders.end(),
+                     [](const auto& a, const auto& b) { return a.first > b.first; });
+    for (std::size_t i = 0; i < weights.size(); ++i) shares[i] += parts[i];
+    left -= given;
+    for (const auto& [remainder, i] : remainders) {
+      if (left == 0) break;
+      if (room(i) == 0) continue;
+      ++shares[i];
+      --left;
+    }
+  }
+  return shares;
+}
+
+KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
+                               const RetentionChoice& choice) {
+  const std::uint32_t budget = kept_tokens(choice, shape.num_tokens);
+  std::vector<double> weights;
+  for (const RetentionScores& scores : layers) weights.push_back(scores.layer_weight);
+  const std::uint32_t least = std::min(shape.num_tokens, format::kNumSinks + choice.policy->window);
+  const std::vector<std::uint32_t> budgets =
+      share_out(std::uint64_t{budget} * shape.num_layers, weights, least, shape.num_tokens);
+  KeptPositions kept;
+  for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
+    LayerSelection selection(shape, layers[layer], choice);
+    if (choice.by_head)
+      selection.keep_by_head(budgets[layer]);
+    else
+      selection.keep_equal(budgets[layer]);
+    for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) kept.push_back(set_of(selection.kept(head)));
+  }
+  return kept;
+}
+
+}  // namespace polykv::runtime

@@ -1,0 +1,52 @@
+// From scores to positions: how many each (layer, kv_head) keeps, and which.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/runtime/codec_plan.h"
+#include "cli/runtime/retention/policy.h"
+#include "format/shape.h"
+#include "format/status.h"
+
+namespace polykv::runtime {
+
+// What a build was asked for: `--retain snapkv+ada --keep 25%`.
+struct RetentionChoice {
+  const RetentionPolicy* policy = nullptr;  // null: everything is kept
+  // Of a layer's budget each head has a fifth of its share for sure; the rest goes to the layer's best scores (AdaKV,
+  // arXiv 2407.11550).
+  bool by_head = false;
+  bool by_chunk = false;  // whole chunks of 20 positions, by their mean score (ChunkKV)
+  // Positions of a (layer, kv_head) on average, the sinks among them; one of the two.
+  std::optional<std::uint32_t> keep_tokens = {};
+  std::optional<double> keep_share = {};  // 0 to 1
+
+  bool keeps_all() const { return policy == nullptr; }
+};
+
+// "snapkv", "snapkv+ada", "snapkv+chunk", "snapkv+ada+chunk". Empty: no such policy, or no such modifier.
+std::optional<RetentionChoice> parse_retention(std::string_view name);
+// "256", "25%". Writes one of the two; false: it is neither.
+bool parse_keep(std::string_view text, RetentionChoice& choice);
+
+// In words for the identity: "snapkv+ada 25%", "h2o 256 tokens".
+std::string retention_name(const RetentionChoice& choice);
+
+// Positions of a head on average, of a document of so many: at least what is kept in any case.
+std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens);
+
+// Shares `total` out by weight: each gets `least` and at most `most`, the sum is exact (or what the limits allow).
+// Fractions go to the largest remainder, of equal ones to the first.
+std::vector<std::uint32_t> share_out(std::uint64_t total, std::span<const double> weights, std::uint32_t least,
+                                     std::uint32_t most);
+
+// `layers` as a policy scored them, one each. A position of a higher score goes first, of equal ones the later.
+KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
+                               const RetentionChoice& choice);
+
+}  // namespace polykv::runtime
