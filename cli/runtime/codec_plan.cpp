@@ -21,6 +21,14 @@ std::uint32_t num_kept(const format::KvShape& shape, const KeptPositions& kept, 
   return kept[head].num_positions();
 }
 
+void append_positions(std::span<const format::PositionRange> ranges, std::size_t head_dim,
+                      std::span<const std::uint16_t> from, std::vector<std::uint16_t>& out) {
+  for (const format::PositionRange range : ranges) {
+    const auto part = from.subspan(range.begin * head_dim, (range.end - range.begin) * head_dim);
+    out.insert(out.end(), part.begin(), part.end());
+  }
+}
+
 format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan, const KeptPositions& kept) {
   format::Layout layout = format::Layout::uniform(shape, 0, plan.front().key, plan.front().value);
   if (!kept.empty()) {

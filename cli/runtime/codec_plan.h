@@ -1,6 +1,7 @@
 // Which positions each (layer, kv_head) keeps, and in which codecs its keys and values are.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,10 @@ using KeptPositions = std::vector<format::PositionSet>;
 
 // Without the sinks.
 std::uint32_t num_kept(const format::KvShape& shape, const KeptPositions& kept, std::size_t head);
+
+// Appends a head's values at those positions; `from` is [num_tokens][head_dim].
+void append_positions(std::span<const format::PositionRange> ranges, std::size_t head_dim,
+                      std::span<const std::uint16_t> from, std::vector<std::uint16_t>& out);
 
 CodecPlan uniform_plan(const format::KvShape& shape, core::CodecPair codec);
 

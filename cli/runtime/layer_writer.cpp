@@ -92,14 +92,9 @@ HeadKv LayerWriter::kept_of(const std::vector<format::Run>& runs, const HeadKv& 
   kept.keys.clear();
   kept.values.clear();
   for (const format::Run& run : runs) {
-    for (const format::PositionRange range : writer_.layout().position_sets[run.position_set].ranges) {
-      const auto part = [&](std::span<const std::uint16_t> from) {
-        return from.subspan(range.begin * dim, (range.end - range.begin) * dim);
-      };
-      const auto keys = part(kv.keys), values = part(kv.values);
-      kept.keys.insert(kept.keys.end(), keys.begin(), keys.end());
-      kept.values.insert(kept.values.end(), values.begin(), values.end());
-    }
+    const auto& ranges = writer_.layout().position_sets[run.position_set].ranges;
+    append_positions(ranges, dim, kv.keys, kept.keys);
+    append_positions(ranges, dim, kv.values, kept.values);
   }
   return {kept.keys, kept.values};
 }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/runtime/codec_plan.h"
 #include "cli/runtime/dimension_weights.h"
 #include "core/codec.h"
 #include "core/pool.h"
@@ -36,10 +37,12 @@ class QuantizedPool {
   // balances even where all keys are float16, as if other heads' keys were not.
   enum class Means { kAsInFile, kAlways };
 
-  // kv holds the shape's positions; `codecs` one pair a head. Errors: as core::quantize_run.
+  // kv holds the shape's positions; `codecs` one pair a head; `kept` what a head keeps besides the sinks (empty: all).
+  // Errors: as core::quantize_run.
   static format::Result<QuantizedPool> make(const Collected& kv, const format::KvShape& shape, CodecsOfHeads codecs,
-                                            runtime::DimensionWeights weights = {}, Means means = Means::kAsInFile) {
-    QuantizedPool pool(shape, std::move(codecs), means);
+                                            runtime::DimensionWeights weights = {}, Means means = Means::kAsInFile,
+                                            const runtime::KeptPositions& kept = {}) {
+    QuantizedPool pool(shape, std::move(codecs), means, kept);
     pool.weights_ = std::move(weights);
     POLYKV_TRY(const std::uint64_t num_bytes, pool.layout_.place(shape));
     pool.pages_.resize(num_bytes);
@@ -73,30 +76,30 @@ class QuantizedPool {
   void dequantize_head(std::uint32_t layer, std::uint32_t head, std::span<float> keys, std::span<float> values) const {
     core::dequantize_run(codec_of(layer, head), run_of(layer, head).exponents,
                          std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head)),
-                         num_positions(), shape_.head_dim, transform_of(layer, head), keys, values);
+                         num_positions(layer, head), shape_.head_dim, transform_of(layer, head), keys, values);
   }
 
   const format::KvShape& shape() const { return shape_; }
   std::uint32_t num_sinks() const { return std::min(shape_.num_tokens, format::kNumSinks); }
-  std::uint32_t num_positions() const { return shape_.num_tokens - num_sinks(); }  // of each run
+  std::uint32_t num_positions() const { return shape_.num_tokens - num_sinks(); }  // of each run, if all are kept
+  std::uint32_t num_positions(std::uint32_t layer, std::uint32_t head) const {
+    return has_run(layer, head) ? positions_of(layer, head).num_positions() : 0;
+  }
 
  private:
-  QuantizedPool(const format::KvShape& shape, CodecsOfHeads codecs, Means means)
-      : shape_(shape),
-        codecs_(std::move(codecs)),
-        layout_(format::Layout::uniform(shape, 0, format::kCodecF16, format::kCodecF16)) {
-    bool any_mean = means == Means::kAlways;
-    for (std::size_t head = 0; head < codecs_.size(); ++head) {
-      for (format::Run& run : layout_.runs[head]) {  // none where all positions are sinks
-        run.key_codec = codecs_[head].key;
-        run.value_codec = codecs_[head].value;
-        any_mean |= format::key_codec_removes_mean(run.key_codec);
-      }
-    }
-    if (any_mean) means_.resize(codecs_.size() * format::kMeanVectors * shape_.head_dim);  // some heads' are unused
+  QuantizedPool(const format::KvShape& shape, CodecsOfHeads codecs, Means means, const runtime::KeptPositions& kept)
+      : shape_(shape), codecs_(std::move(codecs)), layout_(runtime::plan_layout(shape, codecs_, kept)) {
+    if (means == Means::kAlways || runtime::removes_means(layout_))
+      means_.resize(codecs_.size() * format::kMeanVectors * shape_.head_dim);  // some heads' are unused
     sinks_.reserve(codecs_.size() * 2 * num_sinks() * shape_.head_dim);
   }
 
+  bool has_run(std::uint32_t layer, std::uint32_t head) const {
+    return !layout_.runs[layer * shape_.num_kv_heads + head].empty();
+  }
+  const format::PositionSet& positions_of(std::uint32_t layer, std::uint32_t head) const {
+    return layout_.position_sets[run_of(layer, head).position_set];
+  }
   core::CodecPair codec_of(std::uint32_t layer, std::uint32_t head) const {
     return codecs_[layer * shape_.num_kv_heads + head];
   }
@@ -105,7 +108,7 @@ class QuantizedPool {
   }
   std::size_t run_bytes(std::uint32_t layer, std::uint32_t head) const {
     const core::CodecPair codec = codec_of(layer, head);
-    return format::run_bytes(codec.key, codec.value, shape_.head_dim, num_positions());
+    return format::run_bytes(codec.key, codec.value, shape_.head_dim, num_positions(layer, head));
   }
   // As make_transform left it.
   core::HeadTransform transform_of(std::uint32_t layer, std::uint32_t head) const {
@@ -121,15 +124,17 @@ class QuantizedPool {
     const auto values = std::span(kv.values[layer]).subspan(head * head_values, head_values);
     for (const auto& part : {keys, values})
       sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
-    if (num_positions() == 0) return {};
+    if (!has_run(layer, head)) return {};
+    std::vector<std::uint16_t> kept_keys, kept_values;
+    runtime::append_positions(positions_of(layer, head).ranges, dim, keys, kept_keys);
+    runtime::append_positions(positions_of(layer, head).ranges, dim, values, kept_values);
     const std::size_t index = std::size_t{layer} * shape_.num_kv_heads + head;
     const std::size_t mean_values = means_.empty() ? 0 : format::kMeanVectors * dim;
     const core::HeadTransform transform =
-        runtime::make_transform(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), weights_,
-                                index, std::span(means_).subspan(index * mean_values, mean_values));
+        runtime::make_transform(codec_of(layer, head), kept_keys, kept_values, weights_, index,
+                                std::span(means_).subspan(index * mean_values, mean_values));
     POLYKV_TRY(layout_.runs[index].front().exponents,
-               core::quantize_run(codec_of(layer, head), keys.subspan(sink_values), values.subspan(sink_values), dim,
-                                  transform,
+               core::quantize_run(codec_of(layer, head), kept_keys, kept_values, dim, transform,
                                   std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head))));
     return {};
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -43,14 +44,18 @@ class ScoredText {
     shape_ = {config.num_layers, config.num_kv_heads, config.head_dim, static_cast<std::uint32_t>(prefix.size())};
   }
 
-  format::Status prefill(runtime::PrefillRunner& runner, runtime::NumberType type) {
+  // `on_layer`, if it is there, sees each layer too, with its queries.
+  format::Status prefill(runtime::PrefillRunner& runner, runtime::NumberType type,
+                         const std::function<void(const runtime::LayerKv&)>& on_layer = {}) {
     runtime::PrefillOptions options;
     options.type = type;
+    options.want_queries = on_layer != nullptr;
     options.num_threads = static_cast<std::uint32_t>(workers_->num_threads());
     kv_ = {};
     return runner.prefill(*model_, prefix_, options, [&](const runtime::LayerKv& layer) {
       kv_.keys.emplace_back(layer.keys.begin(), layer.keys.end());
       kv_.values.emplace_back(layer.values.begin(), layer.values.end());
+      if (on_layer) on_layer(layer);
       return format::Status();
     });
   }

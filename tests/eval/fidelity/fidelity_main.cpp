@@ -22,6 +22,7 @@ using format::ErrorCode;
 constexpr const char* kExamples = R"(Examples:
   fidelity k5v4 k4v4 k8v3
   fidelity --windows 16 --json k5v4 > k5v4.json
+  fidelity auto/snapkv:25% auto/snapkv+ada:25% auto/random:25%
   fidelity --pools f16.pkv k5v4.pkv --tokens next.json
   fidelity --ranks
 
@@ -150,7 +151,8 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app(kExamples, "fidelity");
   auto* names = app.add_option("NAMES", options.names,
-                               "codecs: f16, kAvB, auto:BITS, or @FILE, a JSON list of one a (layer, kv_head)");
+                               "codecs: f16, kAvB, auto, auto:BITS, or @FILE, a JSON list of one a (layer, "
+                               "kv_head); with /POLICY:KEEP, of a part of the positions");
   app.add_option("-m,--model", options.model, "the model; else POLYKV_MODEL, else the default one");
   app.add_option("--text", options.text, "the text; else WikiText-2's test split in ../shared/data or $POLYKV_DATA");
   app.add_option("--windows", options.windows, "how many windows")->capture_default_str()->check(CLI::PositiveNumber);

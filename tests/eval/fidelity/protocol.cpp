@@ -8,6 +8,7 @@
 
 #include "cli/commands/pool_memory.h"
 #include "cli/runtime/bit_allocation.h"
+#include "cli/runtime/codec_choice.h"
 #include "format/file.h"
 #include "format/reader.h"
 
@@ -53,14 +54,19 @@ format::Result<CodecsOfHeads> read_codec_list(const std::string& path, std::size
   return codecs;
 }
 
-constexpr std::string_view kPlanPrefix = "auto:";
-bool is_plan(std::string_view name) { return name.starts_with(kPlanPrefix); }
+constexpr std::string_view kPlan = "auto", kPlanPrefix = "auto:";
+bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix); }
 
 // Quantizes, scores and adds to `measured`.
 Status score(const Protocol& protocol, const Window& window, Measured& measured) {
   const ScoredText& text = window.text;
-  POLYKV_TRY(CodecsOfHeads codecs, choose(measured.name, text.shape(), window.sensitivities));
-  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs), window.weights));
+  POLYKV_TRY(const Name name, parse_name(measured.name));
+  runtime::KeptPositions kept;
+  if (!name.retention.keeps_all())
+    kept = runtime::select_positions(text.shape(), window.scores.at(name.retention.policy->name), name.retention);
+  POLYKV_TRY(CodecsOfHeads codecs, choose(name.codec, text.shape(), window.sensitivities, kept));
+  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs), window.weights,
+                                                           QuantizedPool::Means::kAsInFile, kept));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(window.reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
@@ -78,9 +84,13 @@ Error in_window(const Protocol& protocol, std::size_t window, const std::string&
 }
 
 Status measure_window(const Protocol& protocol, std::size_t index, std::vector<Measured>& all) {
-  const bool any_plan =
-      std::any_of(all.begin(), all.end(), [](const Measured& measured) { return is_plan(measured.name); });
-  POLYKV_TRY(const Window window, open_window(protocol, index, any_plan));
+  Wanted wanted;
+  for (const Measured& measured : all) {
+    POLYKV_TRY(const Name name, parse_name(measured.name));
+    wanted.sensitivities |= is_plan(name.codec);
+    if (!name.retention.keeps_all()) wanted.policies.insert(name.retention.policy->name);
+  }
+  POLYKV_TRY(const Window window, open_window(protocol, index, wanted));
   for (Measured& measured : all) {
     if (protocol.say) protocol.say(place_of(protocol, index) + ": " + measured.name);
     if (const Status status = score(protocol, window, measured); !status)
@@ -160,21 +170,34 @@ std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_vi
   return ids;
 }
 
+format::Result<Name> parse_name(std::string_view name) {
+  const std::size_t slash = name.starts_with('@') ? std::string_view::npos : name.find('/');
+  if (slash == std::string_view::npos) return Name{name, {}};
+  const std::string_view rest = name.substr(slash + 1);
+  const std::size_t colon = rest.find(':');
+  auto retention = runtime::parse_retention(rest.substr(0, colon));
+  if (!retention || colon == std::string_view::npos || !runtime::parse_keep(rest.substr(colon + 1), *retention))
+    return Error(ErrorCode::kUsage, "no such policy and budget: CODEC/POLICY:KEEP, such as auto/snapkv+ada:25%");
+  return Name{name.substr(0, slash), *retention};
+}
+
 format::Result<CodecsOfHeads> choose(std::string_view name, const format::KvShape& shape,
-                                     std::span<const runtime::Sensitivity> sensitivities) {
+                                     std::span<const runtime::Sensitivity> sensitivities,
+                                     const runtime::KeptPositions& kept) {
+  if (name == kPlan) return runtime::default_plan(shape, sensitivities, kept);
   if (is_plan(name)) {
     const double bits = std::strtod(std::string(name.substr(kPlanPrefix.size())).c_str(), nullptr);
     if (!(bits > 0.0 && bits <= 16.0)) return Error(ErrorCode::kUsage, "auto:BITS takes bits per value");
     const double num_values = 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
-    return runtime::allocate_bytes(shape, sensitivities, static_cast<std::uint64_t>(bits * num_values / 8.0));
+    return runtime::allocate_bytes(shape, sensitivities, static_cast<std::uint64_t>(bits * num_values / 8.0), kept);
   }
   if (name.starts_with('@'))
     return read_codec_list(std::string(name.substr(1)), std::size_t{shape.num_layers} * shape.num_kv_heads);
   if (const auto codec = core::parse_codec_name(name)) return tests::same_codec(shape, *codec);
-  return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, auto:BITS or @FILE");
+  return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, auto, auto:BITS or @FILE");
 }
 
-format::Result<Window> open_window(const Protocol& protocol, std::size_t index, bool with_sensitivities) {
+format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted) {
   const runtime::ModelFile& model = protocol.model->file;
   const auto say = [&](const char* what) {
     if (protocol.say) protocol.say(place_of(protocol, index) + ": " + what);
@@ -182,15 +205,29 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   ScoredText text(model, *protocol.workers, protocol.tokens.subspan(protocol.offsets[index], kWindowTokens),
                   kScoredTokens);
   say("prefill");
-  if (const Status status = text.prefill(*protocol.prefill, protocol.prefill_type); !status)
+  std::map<std::string, std::vector<runtime::RetentionScores>> scores;
+  const auto score_layer = [&](const runtime::LayerKv& layer) {
+    for (const std::string& policy : wanted.policies) {
+      const auto* row = runtime::find_retention_policy(policy);
+      scores[policy].push_back(row->score({model.config(), layer, *protocol.workers}));
+    }
+  };
+  const std::function<void(const runtime::LayerKv&)> no_scores;
+  if (const Status status =
+          text.prefill(*protocol.prefill, protocol.prefill_type, wanted.policies.empty() ? no_scores : score_layer);
+      !status)
     return in_window(protocol, index, "prefill", status.error());
   say("reference");
   const core::CodecPair f16{format::kCodecF16, format::kCodecF16};
   POLYKV_TRY(const QuantizedPool exact,
              QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(std::vector<float> reference, text.logits(exact, kScoredTokens));
-  Window window{std::move(text), std::move(reference), {}, {{}, runtime::output_squares(model, *protocol.workers)}};
-  if (!with_sensitivities) return window;
+  Window window{std::move(text),
+                std::move(reference),
+                {},
+                {{}, runtime::output_squares(model, *protocol.workers)},
+                std::move(scores)};
+  if (!wanted.sensitivities) return window;
   say("sensitivities");
   POLYKV_TRY(runtime::Sensitivities found,
              runtime::measure_sensitivity(model, exact.view(), window.text.prefix(), window.text.shape().num_tokens,

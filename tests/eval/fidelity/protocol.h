@@ -3,7 +3,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +14,7 @@
 #include "cli/runtime/divergence.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/model_runner.h"
+#include "cli/runtime/retention/selection.h"
 #include "cli/runtime/sensitivity.h"
 #include "tests/support/scored_text.h"
 
@@ -48,11 +51,20 @@ format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, 
 // The text as the model's tokenizer takes it, without template; BOS before it if the model asks for that.
 std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
 
-// What `name` means for the keys and values of a text: a codec pair for every head; auto:BITS, a plan made on the text
-// with at most so many bits a value, everything counted; or @FILE, a JSON list of one name a (layer, kv_head). kUsage:
-// no such name, or a list of another length.
-format::Result<tests::CodecsOfHeads> choose(std::string_view name, const format::KvShape& shape,
-                                            std::span<const runtime::Sensitivity> sensitivities);
+// CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25% or k5v4/h2o:256.
+struct Name {
+  std::string_view codec;
+  runtime::RetentionChoice retention;  // keeps all without a policy
+};
+format::Result<Name> parse_name(std::string_view name);  // kUsage: no such policy or budget
+
+// What a codec's name means for the keys and values of a text, of which each head keeps `kept`: a codec pair for every
+// head; auto:BITS, a plan made on the text with at most so many bits a value of all positions, everything counted;
+// auto, what `build` does without being told; or @FILE, a JSON list of one name a (layer, kv_head). kUsage: no such
+// name, or a list of another length.
+format::Result<tests::CodecsOfHeads> choose(std::string_view codec, const format::KvShape& shape,
+                                            std::span<const runtime::Sensitivity> sensitivities,
+                                            const runtime::KeptPositions& kept = {});
 
 struct Protocol {
   const runtime::Model* model;
@@ -70,9 +82,16 @@ struct Window {
   std::vector<float> reference;                     // logits [kScoredTokens][vocab_size] on float16 pages
   std::vector<runtime::Sensitivity> sensitivities;  // [layer * num_kv_heads + kv_head], if they were asked for
   runtime::DimensionWeights weights;                // of the keys only with sensitivities
+  std::map<std::string, std::vector<runtime::RetentionScores>> scores;  // [policy][layer], of those asked for
+};
+
+// What a window is prepared for.
+struct Wanted {
+  bool sensitivities = false;
+  std::set<std::string> policies = {};
 };
 // Errors say which window they are about.
-format::Result<Window> open_window(const Protocol& protocol, std::size_t index, bool with_sensitivities);
+format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted);
 
 // All names share each window's prefill and reference. An error says which window and name it is about.
 format::Result<std::vector<Measured>> measure(const Protocol& protocol, std::span<const std::string> names);

@@ -85,7 +85,7 @@ std::vector<Group> agreements_of(std::span<const RankedItem> items) {
 }  // namespace
 
 format::Result<std::vector<RankedItem>> measure_ranks(const Protocol& protocol, std::size_t index) {
-  POLYKV_TRY(const Window window, open_window(protocol, index, /*with_sensitivities=*/true));
+  POLYKV_TRY(const Window window, open_window(protocol, index, {.sensitivities = true, .policies = {}}));
   const format::KvShape& shape = window.text.shape();
   std::vector<RankedItem> items;
   for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
