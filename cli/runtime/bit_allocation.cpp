@@ -21,9 +21,6 @@ using format::CodecId;
 constexpr std::array<double, 9> kKeyLoss = {1.0, 0.80, 0.13, 0.0240, 0.0073, 0.0019, 0.00069, 0.00034, 0.00003};
 constexpr std::array<double, 9> kValueLoss = {1.0, 0.55, 0.098, 0.0240, 0.0063, 0.0017, 0.00069, 0.00034, 0.000089};
 
-// The residual stream's relative square error, as Sensitivity counts it, against the KL divergence of the output.
-constexpr double kKldOfStream = 1.5;
-
 constexpr CodecPair kFewestBits{1, 1};
 constexpr CodecPair kMostBits{7, 8};  // k8, not rotated, is larger than f16 scales make k7 and no better in all heads
 

@@ -21,6 +21,9 @@ namespace polykv::runtime {
 double key_codec_loss(format::CodecId codec);
 double value_codec_loss(format::CodecId codec);
 
+// The residual stream's relative square error, as Sensitivity counts it, against the KL divergence of the output.
+inline constexpr double kKldOfStream = 1.5;
+
 // Expected mean KL divergence, in nats.
 double expected_kld(std::span<const Sensitivity> sensitivities, const CodecPlan& plan);
 

@@ -9,6 +9,7 @@
 #include "cli/commands/pool_memory.h"
 #include "cli/runtime/bit_allocation.h"
 #include "cli/runtime/codec_choice.h"
+#include "cli/runtime/retention/joint_plan.h"
 #include "format/file.h"
 #include "format/reader.h"
 
@@ -55,16 +56,32 @@ format::Result<CodecsOfHeads> read_codec_list(const std::string& path, std::size
 }
 
 constexpr std::string_view kPlan = "auto", kPlanPrefix = "auto:";
-bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix); }
+constexpr std::string_view kJointPrefix = "joint:";
+bool is_joint(std::string_view codec) { return codec.starts_with(kJointPrefix); }
+bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix) || is_joint(codec); }
 
 // Quantizes, scores and adds to `measured`.
 Status score(const Protocol& protocol, const Window& window, Measured& measured) {
   const ScoredText& text = window.text;
   POLYKV_TRY(const Name name, parse_name(measured.name));
   runtime::KeptPositions kept;
-  if (!name.retention.keeps_all())
+  CodecsOfHeads codecs;
+  if (is_joint(name.codec)) {
+    const double bits = std::strtod(std::string(name.codec.substr(kJointPrefix.size())).c_str(), nullptr);
+    const format::KvShape& shape = text.shape();
+    const double num_values = 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
+    const std::string policy = name.retention.policy->name;
+    runtime::JointPlan plan =
+        runtime::plan_jointly(shape, {window.sensitivities, window.scores.at(policy), window.drop_losses.at(policy)},
+                              static_cast<std::uint64_t>(bits * num_values / 8.0));
+    kept = std::move(plan.kept);
+    codecs = std::move(plan.codecs);
+  } else if (!name.retention.keeps_all()) {
     kept = runtime::select_positions(text.shape(), window.scores.at(name.retention.policy->name), name.retention);
-  POLYKV_TRY(CodecsOfHeads codecs, choose(name.codec, text.shape(), window.sensitivities, kept));
+  }
+  if (codecs.empty()) {
+    POLYKV_TRY(codecs, choose(name.codec, text.shape(), window.sensitivities, kept));
+  }
   POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs), window.weights,
                                                            QuantizedPool::Means::kAsInFile, kept));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
@@ -176,6 +193,7 @@ format::Result<Name> parse_name(std::string_view name) {
   const std::string_view rest = name.substr(slash + 1);
   const std::size_t colon = rest.find(':');
   auto retention = runtime::parse_retention(rest.substr(0, colon));
+  if (retention && is_joint(name)) return Name{name.substr(0, slash), *retention};
   if (!retention || colon == std::string_view::npos || !runtime::parse_keep(rest.substr(colon + 1), *retention))
     return Error(ErrorCode::kUsage, "no such policy and budget: CODEC/POLICY:KEEP, such as auto/snapkv+ada:25%");
   return Name{name.substr(0, slash), *retention};
@@ -206,10 +224,16 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
                   kScoredTokens);
   say("prefill");
   std::map<std::string, std::vector<runtime::RetentionScores>> scores;
+  std::map<std::string, std::vector<double>> drop_losses;
   const auto score_layer = [&](const runtime::LayerKv& layer) {
     for (const std::string& policy : wanted.policies) {
       const auto* row = runtime::find_retention_policy(policy);
-      scores[policy].push_back(row->score({model.config(), layer, *protocol.workers}));
+      const runtime::RetentionLayer seen{model.config(), layer, *protocol.workers};
+      scores[policy].push_back(row->score(seen));
+      const std::size_t first = runtime::first_sensitivity_row(layer.num_tokens);
+      const std::vector<double> losses = runtime::drop_squares(
+          seen, scores[policy].back(), model.weights().layers[layer.layer].attention_output, first, layer.num_tokens);
+      drop_losses[policy].insert(drop_losses[policy].end(), losses.begin(), losses.end());
     }
   };
   const std::function<void(const runtime::LayerKv&)> no_scores;
@@ -222,11 +246,8 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   POLYKV_TRY(const QuantizedPool exact,
              QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(std::vector<float> reference, text.logits(exact, kScoredTokens));
-  Window window{std::move(text),
-                std::move(reference),
-                {},
-                {{}, runtime::output_squares(model, *protocol.workers)},
-                std::move(scores)};
+  Window window{std::move(text),   std::move(reference),  {}, {{}, runtime::output_squares(model, *protocol.workers)},
+                std::move(scores), std::move(drop_losses)};
   if (!wanted.sensitivities) return window;
   say("sensitivities");
   POLYKV_TRY(runtime::Sensitivities found,
@@ -234,6 +255,9 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
                                           *protocol.workers, {}));
   window.sensitivities = std::move(found.heads);
   window.weights.keys = std::move(found.query_squares);
+  for (auto& [policy, losses] : window.drop_losses)
+    for (std::size_t i = 0; i < losses.size(); ++i)
+      losses[i] /= found.stream_squares[i / (losses.size() / found.stream_squares.size())];
   return window;
 }
 

@@ -51,7 +51,8 @@ format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, 
 // The text as the model's tokenizer takes it, without template; BOS before it if the model asks for that.
 std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
 
-// CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25% or k5v4/h2o:256.
+// CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25% or k5v4/h2o:256; joint:BITS/POLICY, positions and bits
+// together.
 struct Name {
   std::string_view codec;
   runtime::RetentionChoice retention;  // keeps all without a policy
@@ -83,6 +84,7 @@ struct Window {
   std::vector<runtime::Sensitivity> sensitivities;  // [layer * num_kv_heads + kv_head], if they were asked for
   runtime::DimensionWeights weights;                // of the keys only with sensitivities
   std::map<std::string, std::vector<runtime::RetentionScores>> scores;  // [policy][layer], of those asked for
+  std::map<std::string, std::vector<double>> drop_losses;               // [policy][head][share]
 };
 
 // What a window is prepared for.

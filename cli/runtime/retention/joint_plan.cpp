@@ -1,0 +1,144 @@
+#include "cli/runtime/retention/joint_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cli/runtime/bit_allocation.h"
+#include "format/page_layout.h"
+
+namespace polykv::runtime {
+namespace {
+
+constexpr format::CodecId kMostKeyBits = 7, kMostValueBits = 8;
+
+// One way to keep a head.
+struct Option {
+  double loss;
+  std::uint64_t bytes;
+  std::size_t share;
+  core::CodecPair codec;
+};
+
+// A position set takes a bitmap at most, and as ranges eight bytes each.
+std::uint64_t set_bytes(const format::KvShape& shape, std::uint32_t kept, std::uint32_t all) {
+  if (kept == all) return 0;
+  return std::min<std::uint64_t>((shape.num_tokens + 7) / 8, std::uint64_t{8} * kept) + 16;
+}
+
+// The corners of the lower convex hull of (bytes, loss), smallest first: only these are ever cheapest.
+std::vector<Option> hull_of(std::vector<Option> options) {
+  std::sort(options.begin(), options.end(),
+            [](const Option& a, const Option& b) { return a.bytes != b.bytes ? a.bytes < b.bytes : a.loss < b.loss; });
+  std::vector<Option> hull;
+  for (const Option& option : options) {
+    if (!hull.empty() && option.loss >= hull.back().loss) continue;
+    while (hull.size() >= 2) {
+      const Option &a = hull[hull.size() - 2], &b = hull.back();
+      const double ab = (a.loss - b.loss) * static_cast<double>(option.bytes - b.bytes);
+      const double bc = (b.loss - option.loss) * static_cast<double>(b.bytes - a.bytes);
+      if (ab > bc) break;  // b lies below the line from a to the new one
+      hull.pop_back();
+    }
+    hull.push_back(option);
+  }
+  return hull;
+}
+
+std::vector<Option> options_of(const format::KvShape& shape, const JointTables& tables, std::size_t head) {
+  const std::uint32_t all = shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
+  std::vector<Option> options;
+  for (std::size_t share = 0; share < kKeptShares.size(); ++share) {
+    const std::uint32_t kept = kept_of_share(all, share);
+    for (format::CodecId key = 1; key <= kMostKeyBits; ++key) {
+      for (format::CodecId value = 1; value <= kMostValueBits; ++value) {
+        const double rounding = tables.sensitivities[head].key * key_codec_loss(key) +
+                                tables.sensitivities[head].value * value_codec_loss(value);
+        options.push_back({rounding + tables.drop_losses[head * kKeptShares.size() + share],
+                           format::run_bytes(key, value, shape.head_dim, kept) + set_bytes(shape, kept, all),
+                           share,
+                           {key, value}});
+      }
+    }
+  }
+  return hull_of(std::move(options));
+}
+
+// What every head takes at a price, and what is left is spent on: the steps up the hulls, best first.
+struct Choice {
+  std::vector<std::size_t> corners;  // [head], in its hull
+  std::uint64_t bytes = 0;
+};
+
+struct Step {
+  double gain;  // loss saved a byte
+  std::size_t head, corner;
+  std::uint64_t bytes;
+};
+
+std::vector<Step> steps_of(std::span<const std::vector<Option>> hulls) {
+  std::vector<Step> steps;
+  for (std::size_t head = 0; head < hulls.size(); ++head) {
+    for (std::size_t corner = 1; corner < hulls[head].size(); ++corner) {
+      const Option &from = hulls[head][corner - 1], &to = hulls[head][corner];
+      steps.push_back(
+          {(from.loss - to.loss) / static_cast<double>(to.bytes - from.bytes), head, corner, to.bytes - from.bytes});
+    }
+  }
+  // Along a hull gains fall, so a head's steps stay in order.
+  std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.gain > b.gain; });
+  return steps;
+}
+
+format::PositionSet best_positions(std::span<const float> scores, std::uint32_t count) {
+  std::vector<std::uint32_t> ranked = ranked_positions(scores);
+  ranked.resize(count);
+  std::sort(ranked.begin(), ranked.end());
+  format::PositionSet set;
+  for (const std::uint32_t position : ranked) {
+    if (!set.ranges.empty() && set.ranges.back().end == position)
+      ++set.ranges.back().end;
+    else
+      set.ranges.push_back({position, position + 1});
+  }
+  return set;
+}
+
+JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::span<const std::vector<Option>> hulls,
+                  std::span<const std::size_t> corners) {
+  const std::uint32_t all = shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
+  JointPlan plan;
+  for (std::size_t head = 0; head < hulls.size(); ++head) {
+    const Option& option = hulls[head][corners[head]];
+    const auto scores = std::span(tables.scores[head / shape.num_kv_heads].positions)
+                            .subspan(head % shape.num_kv_heads * shape.num_tokens, shape.num_tokens);
+    plan.codecs.push_back(option.codec);
+    plan.kept.push_back(best_positions(scores, kept_of_share(all, option.share)));
+    plan.expected_kld += kKldOfStream * option.loss;
+  }
+  return plan;
+}
+
+}  // namespace
+
+JointPlan plan_jointly(const format::KvShape& shape, const JointTables& tables, std::uint64_t kv_bytes) {
+  std::vector<std::vector<Option>> hulls;
+  for (std::size_t head = 0; head < tables.sensitivities.size(); ++head)
+    hulls.push_back(options_of(shape, tables, head));
+  std::vector<std::size_t> corners(hulls.size(), 0);
+  const JointPlan smallest = plan_of(shape, tables, hulls, corners);
+  const std::uint64_t least = plan_kv_bytes(shape, smallest.codecs, smallest.kept);
+  std::uint64_t left = kv_bytes - std::min(kv_bytes, least);
+  std::vector<bool> stopped(hulls.size(), false);
+  for (const Step& step : steps_of(hulls)) {
+    if (stopped[step.head]) continue;
+    if (step.bytes > left) {
+      stopped[step.head] = true;
+      continue;
+    }
+    corners[step.head] = step.corner;
+    left -= step.bytes;
+  }
+  return plan_of(shape, tables, hulls, corners);
+}
+
+}  // namespace polykv::runtime

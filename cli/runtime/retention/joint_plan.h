@@ -1,0 +1,33 @@
+// Positions and bits together: for every (layer, kv_head) how many positions it keeps and in which codecs, the least
+// expected loss within a number of bytes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cli/runtime/codec_plan.h"
+#include "cli/runtime/retention/drop_loss.h"
+#include "cli/runtime/sensitivity.h"
+#include "format/shape.h"
+
+namespace polykv::runtime {
+
+struct JointPlan {
+  CodecPlan codecs;
+  KeptPositions kept;
+  double expected_kld = 0.0;
+};
+
+// What a plan is chosen from.
+struct JointTables {
+  std::span<const Sensitivity> sensitivities;  // [head]
+  std::span<const RetentionScores> scores;     // [layer]
+  std::span<const double> drop_losses;         // [head][share of kKeptShares]: over the stream's square
+};
+
+// By a Lagrangian (Everett 1963): with a price for a byte each head takes what costs least, loss and bytes together;
+// the price is the least at which all fits. Deterministic. Where not even the smallest fits, the smallest.
+JointPlan plan_jointly(const format::KvShape& shape, const JointTables& tables, std::uint64_t kv_bytes);
+
+}  // namespace polykv::runtime
