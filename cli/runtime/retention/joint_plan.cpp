@@ -63,12 +63,7 @@ std::vector<Option> options_of(const format::KvShape& shape, const JointTables& 
   return hull_of(std::move(options));
 }
 
-// What every head takes at a price, and what is left is spent on: the steps up the hulls, best first.
-struct Choice {
-  std::vector<std::size_t> corners;  // [head], in its hull
-  std::uint64_t bytes = 0;
-};
-
+// From a corner of a head's hull to the next.
 struct Step {
   double gain;  // loss saved a byte
   std::size_t head, corner;
@@ -104,7 +99,7 @@ format::PositionSet best_positions(std::span<const float> scores, std::uint32_t 
 }
 
 JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::span<const std::vector<Option>> hulls,
-                  std::span<const std::size_t> corners) {
+                  const std::vector<std::size_t>& corners) {
   const std::uint32_t all = shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
   JointPlan plan;
   for (std::size_t head = 0; head < hulls.size(); ++head) {
@@ -118,27 +113,40 @@ JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::
   return plan;
 }
 
+// Steps are taken, best first, while they fit; a head stops at the first that does not.
+std::vector<std::size_t> climb(std::size_t num_heads, std::span<const Step> steps, std::uint64_t bytes) {
+  std::vector<std::size_t> corners(num_heads, 0);
+  std::vector<bool> stopped(num_heads, false);
+  for (const Step& step : steps) {
+    if (stopped[step.head]) continue;
+    if (step.bytes > bytes) {
+      stopped[step.head] = true;
+      continue;
+    }
+    corners[step.head] = step.corner;
+    bytes -= step.bytes;
+  }
+  return corners;
+}
+
 }  // namespace
 
 JointPlan plan_jointly(const format::KvShape& shape, const JointTables& tables, std::uint64_t kv_bytes) {
   std::vector<std::vector<Option>> hulls;
   for (std::size_t head = 0; head < tables.sensitivities.size(); ++head)
     hulls.push_back(options_of(shape, tables, head));
-  std::vector<std::size_t> corners(hulls.size(), 0);
-  const JointPlan smallest = plan_of(shape, tables, hulls, corners);
-  const std::uint64_t least = plan_kv_bytes(shape, smallest.codecs, smallest.kept);
-  std::uint64_t left = kv_bytes - std::min(kv_bytes, least);
-  std::vector<bool> stopped(hulls.size(), false);
-  for (const Step& step : steps_of(hulls)) {
-    if (stopped[step.head]) continue;
-    if (step.bytes > left) {
-      stopped[step.head] = true;
-      continue;
-    }
-    corners[step.head] = step.corner;
-    left -= step.bytes;
+  const std::vector<Step> steps = steps_of(hulls);
+  JointPlan plan = plan_of(shape, tables, hulls, std::vector<std::size_t>(hulls.size(), 0));
+  const std::uint64_t least = plan_kv_bytes(shape, plan.codecs, plan.kept);
+  std::uint64_t room = kv_bytes - std::min(kv_bytes, least);
+  // What position sets take is known when they are chosen; what they take too much is given back.
+  while (room > 0) {
+    JointPlan larger = plan_of(shape, tables, hulls, climb(hulls.size(), steps, room));
+    const std::uint64_t bytes = plan_kv_bytes(shape, larger.codecs, larger.kept);
+    if (bytes <= kv_bytes) return larger;
+    room -= std::min(room, bytes - kv_bytes);
   }
-  return plan_of(shape, tables, hulls, corners);
+  return plan;
 }
 
 }  // namespace polykv::runtime

@@ -26,8 +26,9 @@ struct JointTables {
   std::span<const double> drop_losses;         // [head][share of kKeptShares]: over the stream's square
 };
 
-// By a Lagrangian (Everett 1963): with a price for a byte each head takes what costs least, loss and bytes together;
-// the price is the least at which all fits. Deterministic. Where not even the smallest fits, the smallest.
+// By a Lagrangian (Everett 1963): at a price for a byte each head takes the corner of its lower convex hull of (bytes,
+// loss) that costs least; the price falls as far as the bytes allow. plan_kv_bytes of the result is at most `kv_bytes`,
+// unless not even the smallest plan fits, which is returned then. Deterministic.
 JointPlan plan_jointly(const format::KvShape& shape, const JointTables& tables, std::uint64_t kv_bytes);
 
 }  // namespace polykv::runtime
