@@ -113,6 +113,10 @@ CommandSpec build_command() {
             .kind = ValueKind::kText,
             .help = "With --retain: how many positions a head keeps on average, the first four among them, or which "
                     "share of the document's (25%)."},
+           {.name = "accept-loss",
+            .target = &Options::accept_loss,
+            .help = "With --retain: write the pool even if the model can no longer repeat passages that it could with "
+                    "everything kept."},
            {.name = "bits",
             .value = "B",
             .target = &Options::bits,

@@ -43,8 +43,9 @@ struct Options {
   std::uint32_t threads = 0;  // 0: what affinity and cgroup quota allow
 
   // build.
-  std::string retain;                 // a policy with modifiers, or empty: everything is kept
-  std::string keep;                   // with it: positions, or a share
+  std::string retain;  // a policy with modifiers, or empty: everything is kept
+  std::string keep;    // with it: positions, or a share
+  bool accept_loss = false;
   std::string codec;                  // "auto" or a name core::parse_codec_name knows
   double bits = 0;                    // 0: not given
   std::optional<std::uint64_t> size;  // bytes

@@ -162,6 +162,7 @@ int run_build(const Options& options, Report& report) {
 
   runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
   request.retention = *retention;
+  request.accept_loss = options.accept_loss;
   request.probe = !options.no_probe;
   auto prompt = runtime::make_prompt(request);
   if (!prompt) return report.error({}, prompt.error());

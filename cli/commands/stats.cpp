@@ -13,6 +13,7 @@
 #include "cli/commands/fidelity_page.h"
 #include "cli/commands/fidelity_section.h"
 #include "cli/commands/fidelity_text.h"
+#include "cli/commands/kept_positions.h"
 #include "cli/commands/live_readers.h"
 #include "cli/commands/measure.h"
 #include "cli/commands/pool_file.h"
@@ -71,7 +72,7 @@ void add_live_json(const LiveReaders& live, std::uint64_t pool_bytes, ordered_js
                         {"unreadable_processes", live.unreadable.size()}};
 }
 
-ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uint32_t agents,
+ordered_json to_json(const std::string& path, const PoolMemory& memory, const KeptSummary& kept, std::uint32_t agents,
                      const ordered_json& fidelity, const std::optional<LiveReaders>& live,
                      const std::optional<Measurement>& measurement) {
   const auto kv_bytes = static_cast<double>(memory.kv_bytes);
@@ -87,6 +88,7 @@ ordered_json to_json(const std::string& path, const PoolMemory& memory, std::uin
   for (const PoolPart& part : memory.parts) json["parts"].push_back({{"name", part.name}, {"bytes", part.bytes}});
   json["agents"] = {
       {"n", agents}, {"bytes", memory.pool_bytes}, {"without_sharing_bytes", agents * memory.f16_kv_bytes}};
+  if (!kept.keeps_all()) json["kept"] = kept_json(kept);
   if (live) add_live_json(*live, memory.pool_bytes, json);
   json["fidelity"] = fidelity;
   if (measurement) {
@@ -151,8 +153,9 @@ std::string measurement_text(const Measurement& measurement) {
   return text;
 }
 
-std::string to_text(const PoolMemory& memory, std::uint32_t agents, const ordered_json& fidelity,
-                    const std::optional<LiveReaders>& live, const std::optional<Measurement>& measurement) {
+std::string to_text(const PoolMemory& memory, const KeptSummary& kept, std::uint32_t agents,
+                    const ordered_json& fidelity, const std::optional<LiveReaders>& live,
+                    const std::optional<Measurement>& measurement) {
   std::string text = line("tokens", with_commas(memory.tokens)) + line("file", bytes_text(memory.pool_bytes));
   for (const PoolPart& part : memory.parts) {
     const std::string bytes = with_commas(part.bytes);
@@ -168,6 +171,7 @@ std::string to_text(const PoolMemory& memory, std::uint32_t agents, const ordere
   const std::string who = with_commas(agents) + (agents == 1 ? " agent" : " agents");
   text += line(who, bytes_text(memory.pool_bytes) + " shared; " + bytes_text(agents * memory.f16_kv_bytes) +
                         " in float16 without sharing");
+  text += kept_text(kept, fidelity);
   if (live) text += live_text(*live, memory.pool_bytes);
   text += fidelity.is_null() ? line("fidelity", "not measured: the pool was built without probes")
                              : fidelity_text("fidelity, compressed against uncompressed", fidelity);
@@ -204,6 +208,7 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
   const format::PoolReader& reader = (desk ? desk->pool : pool)->reader;
   POLYKV_TRY(const PoolMemory memory, measure_pool_memory(reader));
   POLYKV_TRY(const ordered_json fidelity, parse_fidelity(reader.fidelity()));
+  const KeptSummary kept = summarize_kept(reader);
   std::optional<Measurement> measurement;
   if (desk) {
     measurement.emplace();
@@ -218,10 +223,10 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
     notice_unreadable(path, live->unreadable, report);
   }
   if (options.json) {
-    report.print_line(to_json(path, memory, options.agents, fidelity, live, measurement));
+    report.print_line(to_json(path, memory, kept, options.agents, fidelity, live, measurement));
   } else {
     report.print((first ? "" : "\n") + printable(path) + "\n" +
-                 to_text(memory, options.agents, fidelity, live, measurement));
+                 to_text(memory, kept, options.agents, fidelity, live, measurement));
   }
   if (!measurement || measurement->agrees()) return 0;
   report.flush();

@@ -56,7 +56,7 @@ ordered_json fidelity_json(const Fidelity& fidelity, const ProbeProtocol& protoc
                       {"tail_begin", tail_begin(num_tokens)},
                       {"questions", kProbeQuestions},
                       {"answer_tokens", fidelity.counts.answer_tokens},
-                      {"passage_begins", passage_begins(num_tokens)},
+                      {"passage_begins", fidelity.passage_begins},
                       {"passage_tokens", fidelity.counts.passage_tokens},
                       {"passage_prompt_tokens", kPromptTokens}};
   json["tail"] = divergence_json(fidelity.tail);

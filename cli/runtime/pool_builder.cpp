@@ -33,6 +33,9 @@ constexpr double kLeastProbeMs = 1000.0;
 constexpr int kMaxRounds = 5;
 constexpr double kNextAim = 0.95;
 
+// A pool that drops positions is not written if fewer of a passage's tokens than this less are repeated.
+constexpr double kMostLostHits = 0.05;
+
 // What the fidelity section may take: of probes, and of a head of the plan.
 constexpr std::uint64_t kProbeTextBytes = 8192, kHeadTextBytes = 32;
 
@@ -137,6 +140,7 @@ class Build {
       POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer); }));
       if (!request_.probe) return publish(writer, {});
       POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, plan, writer); }));
+      POLYKV_CHECK_STATUS(check_recall(fidelity));
       const double measured = fidelity.tail.kld_mean;
       if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
         return publish(writer, fidelity_text(fidelity, plan));
@@ -201,6 +205,23 @@ class Build {
   }
   std::uint64_t fidelity_room() const { return kProbeTextBytes + sensitivities_.size() * kHeadTextBytes; }
 
+  // What was dropped may be what is asked for: exact words above all.
+  Status check_recall(const Fidelity& fidelity) const {
+    if (request_.retention.keeps_all() || request_.accept_loss) return {};
+    for (std::size_t i = 0; i < fidelity.hits.size(); ++i) {
+      if (fidelity.hits[i] >= fidelity.reference_hits[i] - kMostLostHits) continue;
+      char text[256];
+      std::snprintf(
+          text, sizeof text,
+          "with %s the model repeats %.0f %% of a passage at %u %% depth, %.0f %% uncompressed: keep more, take "
+          "another policy, or --accept-loss",
+          retention_name(request_.retention).c_str(), 100.0 * fidelity.hits[i], kPassagePercent[i],
+          100.0 * fidelity.reference_hits[i]);
+      return Error(ErrorCode::kUnusableText, text);
+    }
+    return {};
+  }
+
   Error unreachable_kld(double measured) const {
     char text[160];
     std::snprintf(text, sizeof text,
@@ -247,6 +268,7 @@ class Build {
     probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
     probes.on_progress = [&](double share) { return progress("probe", share).has_value(); };
     if (!has_twin()) return run_probes(probes, workers_);
+    probes.always_recall = true;
     POLYKV_TRY(format::PoolWriter twin_writer, create_writer(plan, twin_kept_, /*is_twin=*/true));
     POLYKV_CHECK_STATUS(quantize(spool, twin_writer));
     POLYKV_TRY(const core::KvPool twin, written_pool(twin_writer));

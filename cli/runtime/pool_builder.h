@@ -37,7 +37,8 @@ struct BuildRequest {
   CodecChoice codec;
   std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
   RetentionChoice retention = {};
-  bool probe = false;  // measure what compression did, and keep it in the pool
+  bool accept_loss = false;  // of what the recall probe finds lost by retention
+  bool probe = false;        // measure what compression did, and keep it in the pool
   // What comes after the prefill, by name ("quantize", ...), and the share of it that is done. Returning false stops
   // the build (kInterrupted). May be empty.
   std::function<bool(const char* work, double share)> on_progress = {};

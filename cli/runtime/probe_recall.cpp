@@ -10,22 +10,54 @@ constexpr std::uint32_t kFewestTokens = kPromptTokens + 8;  // of a passage that
 constexpr double kShare = 0.3;                              // of the time that is left
 constexpr double kMostShare = 0.5;                          // for the fewest tokens
 
+// How many (layer, kv_head) keep each position, summed up to it: [num_tokens + 1].
+std::vector<std::uint64_t> kept_before(const core::KvPool& pool) {
+  const format::KvShape& shape = pool.shape();
+  std::vector<std::int64_t> steps(std::size_t{shape.num_tokens} + 1, 0);
+  for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
+    for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) {
+      for (const core::KvPool::Run& run : pool.runs(layer, head)) {
+        for (const format::PositionRange range : run.positions) {
+          ++steps[range.begin - pool.first_position()];
+          --steps[range.end - pool.first_position()];
+        }
+      }
+    }
+  }
+  std::vector<std::uint64_t> sums(1, 0);
+  std::int64_t now = 0;
+  for (std::uint32_t position = 0; position < shape.num_tokens; ++position) {
+    now += steps[position];
+    sums.push_back(sums.back() + static_cast<std::uint64_t>(now));
+  }
+  return sums;
+}
+
 }  // namespace
 
-std::vector<std::uint32_t> passage_begins(std::uint32_t num_tokens) {
+std::vector<std::uint32_t> passage_begins(const core::KvPool& pool) {
   constexpr std::uint32_t kTokens = ProbeCounts().passage_tokens;
+  const std::uint32_t num_tokens = pool.shape().num_tokens;
   std::vector<std::uint32_t> begins;
   if (num_tokens < std::size(kPassagePercent) * kTokens) return begins;
-  for (const std::uint32_t percent : kPassagePercent)
-    begins.push_back(
-        std::min(static_cast<std::uint32_t>(std::uint64_t{num_tokens} * percent / 100), num_tokens - kTokens));
+  const std::vector<std::uint64_t> kept = kept_before(pool);
+  const auto kept_of = [&](std::uint32_t begin) { return kept[begin + kTokens] - kept[begin]; };
+  const std::uint32_t last = num_tokens - kTokens, reach = num_tokens / 20;
+  for (const std::uint32_t percent : kPassagePercent) {
+    const auto depth = std::min(static_cast<std::uint32_t>(std::uint64_t{num_tokens} * percent / 100), last);
+    std::uint32_t best = depth;  // where all are kept, or as many
+    for (std::uint32_t begin = std::max(depth - std::min(depth, reach), pool.num_sinks());
+         begin <= std::min(depth + reach, last); ++begin)
+      if (kept_of(begin) < kept_of(best)) best = begin;
+    begins.push_back(best);
+  }
   return begins;
 }
 
 format::Status probe_recall(ProbeRun& run, double position_ms, Fidelity& fidelity) {
   fidelity.counts.passage_tokens = 0;
   const auto num_tokens = static_cast<std::uint32_t>(run.request.tokens.size());
-  const std::vector<std::uint32_t> begins = passage_begins(num_tokens);
+  const std::vector<std::uint32_t> begins = passage_begins(run.request.compressed);
   if (begins.empty()) return {};
   std::vector<std::uint32_t> quotation;
   for (const TextToken& token : run.request.model.tokenizer.tokenize(std::string(run.request.open_text) + "\n\n\""))
@@ -35,6 +67,7 @@ format::Status probe_recall(ProbeRun& run, double position_ms, Fidelity& fidelit
   const auto prefix = static_cast<double>(quotation.size());
   double most = affordable * kShare - prefix;
   if (affordable * kMostShare - prefix >= kFewestTokens) most = std::max<double>(most, kFewestTokens);
+  if (run.request.always_recall) most = run.request.counts.passage_tokens;
   const auto passage_tokens =
       static_cast<std::uint32_t>(std::clamp<double>(most, 0.0, run.request.counts.passage_tokens));
   const auto num_fed = static_cast<std::uint32_t>(quotation.size()) + passage_tokens;
@@ -53,6 +86,7 @@ format::Status probe_recall(ProbeRun& run, double position_ms, Fidelity& fidelit
     fidelity.reference_hits.push_back(static_cast<double>(passage.reference_hits) / passage.num_scored);
   }
   fidelity.recall = meter.summary();
+  fidelity.passage_begins = begins;
   fidelity.counts.passage_tokens = passage_tokens;
   return {};
 }

@@ -42,8 +42,9 @@ inline constexpr std::uint32_t kPartialPositions = 512, kFloorPartialPositions =
 // chosen for a document from its queries may look at those before alone, so that the probe is of unseen ones.
 std::uint32_t tail_begin(std::uint32_t num_tokens);
 
-// Empty if the document is too short for passages.
-std::vector<std::uint32_t> passage_begins(std::uint32_t num_tokens);
+// Empty if the document is too short for passages. Of a pool that keeps a part of the positions the passages are those
+// near these depths, within a twentieth of the document, that the fewest (layer, kv_head) keep.
+std::vector<std::uint32_t> passage_begins(const core::KvPool& pool);
 
 struct ProbeRequest {
   const Model& model;
@@ -55,7 +56,8 @@ struct ProbeRequest {
   // What stands for the compressed pool in the tail probe, where the choice of the pool's positions looked at the whole
   // document: a pool made in the same way of what is before the tail. Null: the pool itself.
   const core::KvPool* twin = nullptr;
-  ProbeCounts counts = {};  // at most
+  ProbeCounts counts = {};     // at most
+  bool always_recall = false;  // all of its tokens, whatever the time
   // Milliseconds for all probes together, by `now_ms`; counts shrink to fit. The first positions are measured in any
   // case: they tell how long one takes.
   double limit_ms = std::numeric_limits<double>::infinity();
@@ -72,6 +74,7 @@ struct Fidelity {
   double floor_kld_mean = 0.0;  // on the tail's first positions: the reference against itself, summed in another order
   // Index of the first token of an answer that the compressed cache would have continued otherwise.
   std::vector<std::optional<std::uint32_t>> first_difference;  // [question]; empty if none was asked
+  std::vector<std::uint32_t> passage_begins = {};              // [passage]; empty if recall was not measured
   // Share of the repeated tokens that were ranked first.
   std::vector<double> hits, reference_hits;  // [passage]
 };

@@ -190,8 +190,8 @@ TEST_CASE("probes: short documents have fewer positions, or none") {
     REQUIRE(fidelity.has_value());
     CHECK(fidelity->tail.positions == num_tokens / 4);
     CHECK((fidelity->recall.positions > 0) == (num_tokens >= 96));
-    CHECK(passage_begins(num_tokens).empty() == (num_tokens < 96));
-    for (const std::uint32_t passage : passage_begins(num_tokens)) CHECK(passage + 32 <= num_tokens);
+    CHECK(passage_begins(*place.reference).empty() == (num_tokens < 96));
+    for (const std::uint32_t passage : passage_begins(*place.reference)) CHECK(passage + 32 <= num_tokens);
     CHECK(fidelity->answers.positions > 0);
     check_no_loss(fidelity->answers);  // against itself
     if (fidelity->tail.positions > 0) check_no_loss(fidelity->tail);
