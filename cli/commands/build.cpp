@@ -95,8 +95,8 @@ format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
 
 // --retain and --keep.
 format::Result<runtime::RetentionChoice> retention_choice(const Options& options) {
-  if (options.retain.empty() != options.keep.empty())
-    return Error(ErrorCode::kUsage, "build: --retain NAME and --keep TOKENS go together");
+  if (options.retain.empty() && !options.keep.empty())
+    return Error(ErrorCode::kUsage, "build: --keep needs --retain NAME");
   if (options.retain.empty()) return runtime::RetentionChoice();
   auto choice = runtime::parse_retention(options.retain);
   if (!choice) {
@@ -105,6 +105,11 @@ format::Result<runtime::RetentionChoice> retention_choice(const Options& options
       names += (names.empty() ? "" : ", ") + std::string(policy.name);
     return Error(ErrorCode::kUsage, "build: --retain: '" + options.retain + "' is not a policy: " + names +
                                         "; with +ada, +chunk or +ada+chunk after it");
+  }
+  if (options.keep.empty()) {
+    if (options.bits > 0 || options.size) return *choice;
+    return Error(ErrorCode::kUsage,
+                 "build: --retain needs --keep, or --bits or --size for positions and bits together");
   }
   if (!runtime::parse_keep(options.keep, *choice))
     return Error(ErrorCode::kUsage, "build: --keep: '" + options.keep + "' is neither tokens (512) nor a share (25%)");

@@ -11,10 +11,6 @@ namespace {
 using format::Error;
 using format::ErrorCode;
 
-double num_values(const format::KvShape& shape) {
-  return 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
-}
-
 double num_kept_values(const format::KvShape& shape, const KeptPositions& kept) {
   if (kept.empty()) return num_values(shape);
   double sum = 0.0;
@@ -34,6 +30,10 @@ std::string formatted(const char* format, double number) {
 }
 
 }  // namespace
+
+double num_values(const format::KvShape& shape) {
+  return 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
+}
 
 std::string choice_name(const CodecChoice& choice) {
   if (choice.fixed) return core::codec_name(*choice.fixed);

@@ -31,6 +31,9 @@ struct CodecChoice {
   bool needs_sensitivities() const { return !fixed; }
 };
 
+// Of keys and values, of all positions.
+double num_values(const format::KvShape& shape);
+
 // In words for the identity: "k5v4", "auto 4.25 bits", "auto 20000000 bytes", "auto KLD 0.001".
 std::string choice_name(const CodecChoice& choice);
 

@@ -112,8 +112,7 @@ class Build {
 
   // Each layer is quantized as the prefill hands it on.
   Status build_at_once() {
-    const CodecPlan plan = uniform_plan(shape_, *request_.codec.fixed);
-    POLYKV_TRY(format::PoolWriter writer, create_writer(plan, {}));
+    POLYKV_TRY(format::PoolWriter writer, create_writer({uniform_plan(shape_, *request_.codec.fixed), {}}));
     weights_.values = output_squares(request_.model->file, workers_);
     LayerWriter layers(shape_, weights_, writer, workers_);
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) { return layers.write(layer); }));
@@ -123,32 +122,29 @@ class Build {
   // All layers are kept uncompressed, on disk, until the prefill is done.
   Status build_from_spool() {
     POLYKV_TRY(KvSpool spool, KvSpool::create(path_, shape_, writer_options_.force, workers_));
-    Retention retention(request_.retention, request_.model->config(), workers_), of_twin = retention;
+    Retention retention(request_.retention, request_.model->file, workers_), of_twin = retention;
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) {
       score(layer, retention, of_twin);
       return spool.write(layer);
     }));
     POLYKV_CHECK_STATUS(spool.map());
-    if (!request_.retention.keeps_all()) {
-      kept_ = retention.positions(shape_.num_tokens);
-      if (has_twin()) twin_kept_ = of_twin.positions(shape_.num_tokens);
-    }
-    POLYKV_TRY(CodecPlan plan, timed(report_.plan_ms, [&] { return choose_plan(spool); }));
+    POLYKV_CHECK_STATUS(timed(report_.plan_ms, [&] { return choose_plans(spool, retention, of_twin); }));
     double aim = request_.codec.max_kld.value_or(0.0);
     for (int round = 1;; ++round) {
-      POLYKV_TRY(format::PoolWriter writer, create_writer(plan, kept_));
+      POLYKV_TRY(format::PoolWriter writer, create_writer(plan_));
       POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer); }));
       if (!request_.probe) return publish(writer, {});
-      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, plan, writer); }));
+      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
       POLYKV_CHECK_STATUS(check_recall(fidelity));
       const double measured = fidelity.tail.kld_mean;
       if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
-        return publish(writer, fidelity_text(fidelity, plan));
+        return publish(writer, fidelity_text(fidelity));
       // What is expected is off by some factor, the same for plans that are alike.
       aim *= kNextAim * *request_.codec.max_kld / measured;
-      CodecPlan next = allocate_loss(shape_, sensitivities_, aim, kept_);
-      if (round == kMaxRounds || next == plan) return unreachable_kld(measured);
-      plan = std::move(next);
+      CodecPlan next = allocate_loss(shape_, sensitivities_.heads, aim, plan_.kept);
+      if (round == kMaxRounds || next == plan_.codecs) return unreachable_kld(measured);
+      plan_.codecs = std::move(next);
+      plan_.expected_kld = expected_kld(sensitivities_.heads, plan_.codecs);
     }
   }
 
@@ -179,31 +175,61 @@ class Build {
     return {};
   }
 
-  // The codecs of each (layer, kv_head), from what the prefill made of the document.
-  format::Result<CodecPlan> choose_plan(const KvSpool& spool) {
-    const CodecChoice& choice = request_.codec;
+  // Positions and codecs of each (layer, kv_head), from what the prefill made of the document.
+  Status choose_plans(const KvSpool& spool, const Retention& retention, const Retention& of_twin) {
     POLYKV_CHECK_STATUS(progress("plan", 0.0));
     weights_.values = output_squares(request_.model->file, workers_);
-    if (choice.fixed) return uniform_plan(shape_, *choice.fixed);
-    POLYKV_TRY(Sensitivities found,
-               measure_sensitivity(request_.model->file, spool.pool(), ids_, tail_begin(shape_.num_tokens), workers_,
-                                   [&](double share) { return progress("plan", share).has_value(); }));
-    weights_.keys = std::move(found.query_squares);
-    sensitivities_ = std::move(found.heads);
-    if (choice.pool_bytes) return plan_of_size(*choice.pool_bytes);
-    if (choice.max_kld) return allocate_loss(shape_, sensitivities_, *choice.max_kld, kept_);
-    if (choice.bits_per_value) return plan_of_bits(shape_, sensitivities_, *choice.bits_per_value, kept_);
-    return default_plan(shape_, sensitivities_, kept_);
+    if (request_.codec.needs_sensitivities()) {
+      POLYKV_TRY(sensitivities_,
+                 measure_sensitivity(request_.model->file, spool.pool(), ids_, tail_begin(shape_.num_tokens), workers_,
+                                     [&](double share) { return progress("plan", share).has_value(); }));
+      weights_.keys = sensitivities_.query_squares;
+    }
+    if (request_.retention.is_joint()) return choose_jointly(retention, of_twin);
+    if (!request_.retention.keeps_all()) plan_.kept = retention.positions(shape_.num_tokens);
+    POLYKV_TRY(plan_.codecs, choose_codecs(plan_.kept));
+    if (request_.codec.needs_sensitivities()) plan_.expected_kld = expected_kld(sensitivities_.heads, plan_.codecs);
+    if (has_twin()) twin_ = {plan_.codecs, of_twin.positions(shape_.num_tokens)};
+    return {};
   }
 
-  // A pool of a plan that is too large for the file tells what all but keys and values takes.
-  format::Result<CodecPlan> plan_of_size(std::uint64_t pool_bytes) {
-    const CodecPlan too_large = allocate_bytes(shape_, sensitivities_, pool_bytes, kept_);
-    POLYKV_TRY(const format::PoolWriter writer, create_writer(too_large, kept_));
-    const std::uint64_t other = writer.file_bytes(fidelity_room()) - plan_kv_bytes(shape_, too_large, kept_);
-    return plan_of_bytes(shape_, sensitivities_, pool_bytes - std::min(pool_bytes, other), kept_);
+  format::Result<CodecPlan> choose_codecs(const KeptPositions& kept) {
+    const CodecChoice& choice = request_.codec;
+    const std::span<const Sensitivity> heads = sensitivities_.heads;
+    if (choice.fixed) return uniform_plan(shape_, *choice.fixed);
+    if (choice.max_kld) return allocate_loss(shape_, heads, *choice.max_kld, kept);
+    if (choice.bits_per_value) return plan_of_bits(shape_, heads, *choice.bits_per_value, kept);
+    if (!choice.pool_bytes) return default_plan(shape_, heads, kept);
+    POLYKV_TRY(const std::uint64_t kv_bytes,
+               kv_bytes_of_file({allocate_bytes(shape_, heads, *choice.pool_bytes, kept), kept}));
+    return plan_of_bytes(shape_, heads, kv_bytes, kept);
   }
-  std::uint64_t fidelity_room() const { return kProbeTextBytes + sensitivities_.size() * kHeadTextBytes; }
+
+  Status choose_jointly(const Retention& retention, const Retention& of_twin) {
+    const double bits = request_.codec.bits_per_value.value_or(kDefaultBits);
+    auto kv_bytes = static_cast<std::uint64_t>(bits * num_values(shape_) / 8.0);
+    if (request_.codec.pool_bytes) {
+      POLYKV_TRY(kv_bytes,
+                 kv_bytes_of_file(retention.joint_plan(sensitivities_, *request_.codec.pool_bytes, shape_.num_tokens)));
+    }
+    plan_ = retention.joint_plan(sensitivities_, kv_bytes, shape_.num_tokens);
+    if (const std::uint64_t least = plan_kv_bytes(shape_, plan_.codecs, plan_.kept); least > kv_bytes) {
+      return Error(ErrorCode::kUnusableText, "keys and values of this document need " + std::to_string(least) +
+                                                 " bytes at least, and " + std::to_string(kv_bytes) +
+                                                 " are left for them");
+    }
+    if (has_twin()) twin_ = of_twin.joint_plan(sensitivities_, kv_bytes, shape_.num_tokens);
+    return {};
+  }
+
+  // What --size leaves for keys and values: a pool of a plan that is too large for the file tells what all else takes.
+  format::Result<std::uint64_t> kv_bytes_of_file(const JointPlan& too_large) {
+    POLYKV_TRY(const format::PoolWriter writer, create_writer(too_large));
+    const std::uint64_t other =
+        writer.file_bytes(fidelity_room()) - plan_kv_bytes(shape_, too_large.codecs, too_large.kept);
+    return *request_.codec.pool_bytes - std::min(*request_.codec.pool_bytes, other);
+  }
+  std::uint64_t fidelity_room() const { return kProbeTextBytes + sensitivities_.heads.size() * kHeadTextBytes; }
 
   // What was dropped may be what is asked for: exact words above all.
   Status check_recall(const Fidelity& fidelity) const {
@@ -232,13 +258,12 @@ class Build {
   }
 
   // With `is_twin`, one that is not published.
-  format::Result<format::PoolWriter> create_writer(const CodecPlan& plan, const KeptPositions& kept,
-                                                   bool is_twin = false) {
+  format::Result<format::PoolWriter> create_writer(const JointPlan& plan, bool is_twin = false) {
     format::PoolSpec spec;
     spec.shape = shape_;
-    spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan));
+    spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan.codecs));
     spec.tokens = prompt_.tokens;
-    spec.layout = plan_layout(shape_, plan, kept);
+    spec.layout = plan_layout(shape_, plan.codecs, plan.kept);
     spec.has_means = removes_means(spec.layout);
     spec.created = request_.created;
     format::WriterOptions options = writer_options_;
@@ -262,14 +287,14 @@ class Build {
   }
 
   // What compression did.
-  format::Result<Fidelity> measure(KvSpool& spool, const CodecPlan& plan, format::PoolWriter& writer) {
+  format::Result<Fidelity> measure(KvSpool& spool, format::PoolWriter& writer) {
     POLYKV_TRY(const core::KvPool pages, written_pool(writer));
     ProbeRequest probes{*request_.model, *request_.chat, open_text_, ids_, spool.pool(), pages};
     probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
     probes.on_progress = [&](double share) { return progress("probe", share).has_value(); };
     if (!has_twin()) return run_probes(probes, workers_);
     probes.always_recall = true;
-    POLYKV_TRY(format::PoolWriter twin_writer, create_writer(plan, twin_kept_, /*is_twin=*/true));
+    POLYKV_TRY(format::PoolWriter twin_writer, create_writer(twin_, /*is_twin=*/true));
     POLYKV_CHECK_STATUS(quantize(spool, twin_writer));
     POLYKV_TRY(const core::KvPool twin, written_pool(twin_writer));
     probes.twin = &twin;
@@ -287,12 +312,12 @@ class Build {
                          .means = values.means});
   }
 
-  std::string fidelity_text(const Fidelity& fidelity, const CodecPlan& plan) const {
+  std::string fidelity_text(const Fidelity& fidelity) const {
     nlohmann::ordered_json json = fidelity_json(
         fidelity, {number_type_name(prefill_options_.type), runner_.version(), core::active_kernels().name},
         shape_.num_tokens);
-    if (!sensitivities_.empty())
-      json["plan"] = plan_json({choice_name(request_.codec), sensitivities_, expected_kld(sensitivities_, plan)});
+    if (!sensitivities_.heads.empty())
+      json["plan"] = plan_json({choice_name(request_.codec), sensitivities_.heads, plan_.expected_kld});
     return json.dump();
   }
 
@@ -313,8 +338,8 @@ class Build {
   const std::string open_text_;
   const format::KvShape shape_;
   DimensionWeights weights_;
-  std::vector<Sensitivity> sensitivities_;  // empty without a plan
-  KeptPositions kept_, twin_kept_;          // empty: all
+  Sensitivities sensitivities_;  // empty without a plan
+  JointPlan plan_, twin_;
   BuildReport report_;
 };
 

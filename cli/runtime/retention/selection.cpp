@@ -151,6 +151,7 @@ std::string retention_name(const RetentionChoice& choice) {
   if (choice.by_head) name += "+ada";
   if (choice.by_chunk) name += "+chunk";
   if (choice.keep_tokens) return name + " " + std::to_string(*choice.keep_tokens) + " tokens";
+  if (choice.is_joint()) return name + " with bits";
   char share[32];
   std::snprintf(share, sizeof share, " %g%%", 100.0 * choice.keep_share.value_or(1.0));
   return name + share;

@@ -22,11 +22,13 @@ struct RetentionChoice {
   // arXiv 2407.11550).
   bool by_head = false;
   bool by_chunk = false;  // whole chunks of 20 positions, by their mean score (ChunkKV)
-  // Positions of a (layer, kv_head) on average, the sinks among them; one of the two.
+  // Positions of a (layer, kv_head) on average, the sinks among them: one of the two, or neither, when positions and
+  // bits are chosen together (joint_plan.h).
   std::optional<std::uint32_t> keep_tokens = {};
   std::optional<double> keep_share = {};  // 0 to 1
 
   bool keeps_all() const { return policy == nullptr; }
+  bool is_joint() const { return policy != nullptr && !keep_tokens && !keep_share; }
 };
 
 // "snapkv", "snapkv+ada", "snapkv+chunk", "snapkv+ada+chunk". Empty: no such policy, or no such modifier.
@@ -34,7 +36,7 @@ std::optional<RetentionChoice> parse_retention(std::string_view name);
 // "256", "25%". Writes one of the two; false: it is neither.
 bool parse_keep(std::string_view text, RetentionChoice& choice);
 
-// In words for the identity: "snapkv+ada 25%", "h2o 256 tokens".
+// In words for the identity: "snapkv+ada 25%", "h2o 256 tokens", "h2o with bits".
 std::string retention_name(const RetentionChoice& choice);
 
 // Positions of a head on average, of a document of so many: at least what is kept in any case.
