@@ -33,7 +33,7 @@ struct Options {
   std::vector<std::string> names;
   std::string model, text, prefill, tokens;
   std::size_t windows = 4, window = 0, threads = core::default_num_threads();
-  bool json = false, positions = false, pools = false, ranks = false;
+  bool json = false, positions = false, recall = false, pools = false, ranks = false;
 };
 
 format::Result<std::string> read_text(const std::filesystem::path& path) {
@@ -113,7 +113,8 @@ format::Status run_protocol(const Options& options, const runtime::Model& model,
   POLYKV_TRY(auto offsets, eval::window_offsets(tokens.size(), options.ranks ? options.window + 1 : options.windows));
   if (options.ranks) offsets = {offsets.back()};
   POLYKV_TRY(const Prefill prefill, open_prefill(options.prefill));
-  const eval::Protocol protocol{&model, &workers, prefill.runner.get(), prefill.type, tokens, offsets, show_progress};
+  const eval::Protocol protocol{&model, &workers, prefill.runner.get(), prefill.type,
+                                tokens, offsets,  show_progress,        options.recall};
   const std::string type = runtime::number_type_name(prefill.type);
   const eval::Setting setting{.model = model.config().name,
                               .text = path.filename().string(),
@@ -161,6 +162,8 @@ int main(int argc, char** argv) {
   auto* tokens = app.add_option("--tokens", options.tokens, "with --pools: token ids after the pools, a JSON list");
   auto* pools = app.add_flag("--pools", options.pools, "NAMES are pool files of one text: each against the first");
   pools->needs(tokens);
+  app.add_flag("--recall", options.recall, "passages of the prefix too: how much of them the model repeats")
+      ->excludes(pools);
   auto* ranks = app.add_flag("--ranks", options.ranks,
                              "each head's keys or values alone in 2 bits: the divergence, the estimate, their ranks");
   ranks->excludes(names)->excludes(pools);

@@ -60,6 +60,25 @@ constexpr std::string_view kJointPrefix = "joint:";
 bool is_joint(std::string_view codec) { return codec.starts_with(kJointPrefix); }
 bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix) || is_joint(codec); }
 
+// The share of all passages' targets that are ranked first.
+format::Result<double> hits_of(const Protocol& protocol, const Window& window, const QuantizedPool& pool) {
+  const core::KvPool view = pool.view();
+  const std::size_t vocab_size = protocol.model->config().vocab_size;
+  std::size_t hits = 0, count = 0;
+  for (const Passage& passage : window.passages) {
+    POLYKV_TRY(const std::vector<float> logits,
+               tests::logits_after(protocol.model->file, view, passage.fed, *protocol.workers));
+    const std::size_t first = passage.fed.size() - passage.targets.size();
+    for (std::size_t i = 0; i < passage.targets.size(); ++i) {
+      const auto row = logits.begin() + static_cast<std::ptrdiff_t>((first + i) * vocab_size);
+      const auto top = std::max_element(row, row + static_cast<std::ptrdiff_t>(vocab_size)) - row;
+      hits += static_cast<std::uint32_t>(top) == passage.targets[i];
+      ++count;
+    }
+  }
+  return static_cast<double>(hits) / static_cast<double>(std::max<std::size_t>(count, 1));
+}
+
 // Quantizes, scores and adds to `measured`.
 Status score(const Protocol& protocol, const Window& window, Measured& measured) {
   const ScoredText& text = window.text;
@@ -87,6 +106,11 @@ Status score(const Protocol& protocol, const Window& window, Measured& measured)
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(window.reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
+  if (protocol.recall) {
+    POLYKV_TRY(const double hits, hits_of(protocol, window, pool));
+    measured.hits.push_back(hits);
+    measured.reference_hits.push_back(window.reference_hits);
+  }
   measured.bits_per_value += pool.bits_per_value() / static_cast<double>(protocol.offsets.size());
   return {};
 }
@@ -215,6 +239,19 @@ format::Result<CodecsOfHeads> choose(std::string_view name, const format::KvShap
   return Error(ErrorCode::kUsage, "no such codec: f16, kAvB with A and B from 1 to 8, auto, auto:BITS or @FILE");
 }
 
+std::vector<Passage> passages_of(const runtime::Model& model, std::span<const std::uint32_t> prefix) {
+  std::vector<Passage> passages;
+  for (std::size_t i = 0; i < kPassages; ++i) {
+    Passage& passage = passages.emplace_back();
+    for (const runtime::TextToken& token : model.tokenizer.tokenize("\n\n\"")) passage.fed.push_back(token.id);
+    const std::size_t begin = std::min((2 * i + 1) * prefix.size() / (2 * kPassages), prefix.size() - kPassageTokens);
+    const auto tokens = prefix.subspan(begin, kPassageTokens);
+    passage.fed.insert(passage.fed.end(), tokens.begin(), tokens.end() - 1);
+    passage.targets.assign(tokens.begin() + kPassageGiven, tokens.end());
+  }
+  return passages;
+}
+
 format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted) {
   const runtime::ModelFile& model = protocol.model->file;
   const auto say = [&](const char* what) {
@@ -246,8 +283,18 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   POLYKV_TRY(const QuantizedPool exact,
              QuantizedPool::make(text.kv(), text.shape(), tests::same_codec(text.shape(), f16)));
   POLYKV_TRY(std::vector<float> reference, text.logits(exact, kScoredTokens));
-  Window window{std::move(text),   std::move(reference),  {}, {{}, runtime::output_squares(model, *protocol.workers)},
-                std::move(scores), std::move(drop_losses)};
+  Window window{std::move(text),
+                std::move(reference),
+                {},
+                {{}, runtime::output_squares(model, *protocol.workers)},
+                std::move(scores),
+                {},
+                0.0,
+                std::move(drop_losses)};
+  if (protocol.recall) {
+    window.passages = passages_of(*protocol.model, window.text.prefix());
+    POLYKV_TRY(window.reference_hits, hits_of(protocol, window, exact));
+  }
   if (!wanted.sensitivities) return window;
   say("sensitivities");
   POLYKV_TRY(runtime::Sensitivities found,

@@ -37,6 +37,9 @@ struct Measured {
   double bits_per_value = 0.0;              // mean over the windows; everything counted, as `stats` does
   runtime::DivergenceMeter meter = {};      // windows one after the other
   std::vector<std::size_t> last_ends = {};  // [window]: how many of the meter's positions are its own and those before
+  // [window]: share of the repeated tokens that is ranked first, on the pool and on the reference; empty without
+  // recall.
+  std::vector<double> hits = {}, reference_hits = {};
 
   runtime::Divergence summary() const { return meter.summary(); }
   std::vector<double> kld_of_windows() const;
@@ -75,7 +78,17 @@ struct Protocol {
   std::span<const std::uint32_t> tokens;  // of the whole text
   std::span<const std::size_t> offsets;
   std::function<void(std::string_view)> say;  // what is being done; may be empty
+  bool recall = false;                        // passages of the prefix too, which the model is to repeat
 };
+
+// Of each window with recall: so many passages, at even depths; of each the first tokens are given after a quotation
+// mark, as the recall probe does it.
+inline constexpr std::size_t kPassages = 8, kPassageTokens = 32, kPassageGiven = 8;
+struct Passage {
+  std::vector<std::uint32_t> fed;      // quotation mark, the passage but its last token
+  std::vector<std::uint32_t> targets;  // the last so many of them are scored: what follows each
+};
+std::vector<Passage> passages_of(const runtime::Model& model, std::span<const std::uint32_t> prefix);
 
 // A window's prefix, what its tail gives on uncompressed keys and values, and what plans are made from.
 struct Window {
@@ -84,7 +97,9 @@ struct Window {
   std::vector<runtime::Sensitivity> sensitivities;  // [layer * num_kv_heads + kv_head], if they were asked for
   runtime::DimensionWeights weights;                // of the keys only with sensitivities
   std::map<std::string, std::vector<runtime::RetentionScores>> scores;  // [policy][layer], of those asked for
-  std::map<std::string, std::vector<double>> drop_losses;               // [policy][head][share]
+  std::vector<Passage> passages;                                        // empty without recall
+  double reference_hits = 0.0;
+  std::map<std::string, std::vector<double>> drop_losses;  // [policy][head][share]
 };
 
 // What a window is prepared for.

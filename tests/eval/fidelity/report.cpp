@@ -25,11 +25,16 @@ std::string text_line(const Measured& measured, int width) {
   const auto error_text = [](const std::optional<double>& error, const char* format, double factor) {
     return error ? formatted(format, *error * factor) : std::string("-");
   };
-  return formatted("%-*s  %6.3f  %.6f %.6f %8s  %.4f  %.4f  %6.2f  %6.3f  %+8.3f %6.3f %6s\n", width,
+  std::string recall;
+  if (!measured.hits.empty()) {
+    const MeanAndError hits = mean_and_error(measured.hits), of_f16 = mean_and_error(measured.reference_hits);
+    recall = formatted("  %.3f %.3f", hits.mean, of_f16.mean);
+  }
+  return formatted("%-*s  %6.3f  %.6f %.6f %8s  %.4f  %.4f  %6.2f  %6.3f  %+8.3f %6.3f %6s%s\n", width,
                    measured.name.c_str(), measured.bits_per_value, d.kld_mean, d.kld_stderr,
                    error_text(kld.standard_error, "%.6f", 1.0).c_str(), d.kld_p99, d.kld_max, 100.0 * d.same_top,
                    100.0 * d.rms_dp, 100.0 * (d.ppl_ratio - 1.0), 100.0 * d.ppl_ratio_stderr,
-                   error_text(error_of_ratio(log_ratio), "%.3f", 100.0).c_str());
+                   error_text(error_of_ratio(log_ratio), "%.3f", 100.0).c_str(), recall.c_str());
 }
 
 ordered_json json_of(const Setting& setting, const Measured& measured, bool positions) {
@@ -56,6 +61,10 @@ ordered_json json_of(const Setting& setting, const Measured& measured, bool posi
   for (std::size_t i = 0; i < klds.size(); ++i)
     json["windows"].push_back(
         {{"offset", setting.offsets[i]}, {"kld_mean", klds[i]}, {"ppl_ratio", std::exp(log_ratios[i])}});
+  for (std::size_t i = 0; i < measured.hits.size(); ++i) {
+    json["windows"][i]["hits"] = measured.hits[i];
+    json["windows"][i]["reference_hits"] = measured.reference_hits[i];
+  }
   if (positions) {
     json["klds"] = ordered_json::array();
     for (const auto& position : measured.meter.positions()) json["klds"].push_back(position.kld);
@@ -73,8 +82,9 @@ std::string as_text(const Setting& setting, std::span<const Measured> all) {
                               setting.kernels.c_str(), setting.prefill.c_str());
   out += formatted("%zu window(s): %zu tokens compressed, the next %zu scored against %s\n", setting.offsets.size(),
                    setting.prefix_tokens, setting.scored_tokens, setting.reference.c_str());
-  out += formatted("%-*s  %6s  %8s %8s %8s  %6s  %6s  %6s  %6s  %8s %6s %6s\n", columns, "codec", "bits", "KLD mean",
-                   "+-", "windows", "99 %", "max", "same %", "dp %", "PPL %", "+-", "wind.");
+  out += formatted("%-*s  %6s  %8s %8s %8s  %6s  %6s  %6s  %6s  %8s %6s %6s%s\n", columns, "codec", "bits", "KLD mean",
+                   "+-", "windows", "99 %", "max", "same %", "dp %", "PPL %", "+-", "wind.",
+                   all.front().hits.empty() ? "" : "  recall of f16");
   for (const Measured& measured : all) out += text_line(measured, columns);
   return out;
 }
