@@ -1,0 +1,141 @@
+"""Retention: every policy alone, and positions and bits chosen together, at equal bytes; the gap that is recovered.
+
+  retention.py --windows 8 > retention.json
+  retention.py --budgets 256 512 --policies h2o snapkv --joint h2o --windows 4
+  retention.py --table retention.json
+
+Runs `fidelity --recall`: KL divergence of the tokens after 1,536 of WikiText-2, and the share of passages of these that
+the model repeats. A single policy keeps BUDGET positions a head in the default codec; the joint plan gets the bytes of
+the largest single policy of that budget, position sets and all. Gap recovered, as the paper has it (arXiv 2606.15157):
+(plan - best single) / (full - best single), full being all positions in the default codec; for the divergence with the
+signs turned. Errors are a jackknife's over windows, with the best single policy chosen anew each time.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+from evaluation import add_programs, fail, progress, run
+
+SINGLES = "streamingllm h2o tova snapkv snapkv+ada pyramidkv keydiff knorm random".split()
+BUDGETS = [128, 256, 512, 768, 1024]
+FULL = "auto"
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budgets", nargs="+", default=[str(b) for b in BUDGETS], help="positions of 1,536, or shares")
+    parser.add_argument("--policies", nargs="+", default=SINGLES)
+    parser.add_argument("--joint", nargs="+", default=["h2o"], help="policies whose scores joint plans go by")
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--prefill", default="bf16", choices=["f32", "bf16"])
+    parser.add_argument("--table", type=pathlib.Path, help="print the table of an earlier run's JSON, and run nothing")
+    add_programs(parser, "fidelity")
+    return parser.parse_args()
+
+
+def measure(arguments, names):
+    model = ["-m", arguments.model] if arguments.model else []
+    command = [arguments.fidelity, "--json", "--recall", "--windows", arguments.windows, "--prefill", arguments.prefill]
+    report = json.loads(run(*command, *model, *names).stdout)
+    return {row["codec"]: row for row in report["codecs"]}
+
+
+def values(row, name):
+    return [window[name] for window in row["windows"]]
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers)
+
+
+def error(numbers):
+    if len(numbers) < 2:
+        return math.nan
+    middle = mean(numbers)
+    return math.sqrt(sum((x - middle) ** 2 for x in numbers) / (len(numbers) - 1) / len(numbers))
+
+
+def gap(full, singles, plan, sign):
+    """Recovered share, from the means of each; sign is +1 where more is better."""
+    best = max(singles, key=lambda x: sign * x)
+    return (plan - best) / (full - best) if full != best else math.nan
+
+
+def gap_with_error(full, singles, plan, sign):
+    """All are lists over the windows."""
+    count = len(plan)
+    left_out = [[x for j, x in enumerate(plan) if j != i] for i in range(count)] if count > 1 else []
+
+    def at(skip):
+        def part(numbers):
+            return mean([x for j, x in enumerate(numbers) if j != skip])
+
+        return gap(part(full), [part(single) for single in singles], part(plan), sign)
+
+    whole = at(None)
+    if not left_out:
+        return whole, math.nan
+    parts = [at(i) for i in range(count)]
+    middle = mean(parts)
+    return whole, math.sqrt((count - 1) / count * sum((x - middle) ** 2 for x in parts))
+
+
+def print_table(report):
+    rows, budgets = report["rows"], report["budgets"]
+    full = rows[FULL]
+    print("| budget | what | bits | KLD | recall | gap of KLD recovered | gap of recall recovered |")
+    print("|---|---|---|---|---|---|---|")
+
+    def line(budget, row, gaps=("", "")):
+        kld, hits = values(row, "kld_mean"), values(row, "hits")
+        print(
+            f"| {budget} | {row['codec']} | {row['bits_per_value']:.2f} | {mean(kld):.4f} ± {error(kld):.4f} "
+            f"| {mean(hits):.3f} ± {error(hits):.3f} | {gaps[0]} | {gaps[1]} |"
+        )
+
+    line("all", full)
+    for budget in budgets:
+        singles = [rows[name] for name in report["singles"][budget]]
+        for row in singles:
+            line(budget, row)
+        for name in report["joint"][budget]:
+            gaps = []
+            for measure_name, sign in (("kld_mean", -1), ("hits", 1)):
+                share, its_error = gap_with_error(
+                    values(full, measure_name), [values(row, measure_name) for row in singles],
+                    values(rows[name], measure_name), sign,
+                )  # fmt: skip
+                gaps.append(f"{100 * share:.0f} ± {100 * its_error:.0f} %")
+            line(budget, rows[name], gaps)
+
+
+def main():
+    arguments = options()
+    if arguments.table:
+        return print_table(json.loads(arguments.table.read_text(encoding="utf-8")))
+    report = {"schema": "polykv.retention/1", "windows": arguments.windows, "budgets": arguments.budgets}
+    report["singles"] = {budget: [f"{FULL}/{p}:{budget}" for p in arguments.policies] for budget in arguments.budgets}
+    progress(f"{len(arguments.policies)} policies at {len(arguments.budgets)} budgets")
+    rows = measure(arguments, [FULL, *(name for names in report["singles"].values() for name in names)])
+    report["joint"] = {}
+    for budget, names in report["singles"].items():
+        bits = max(rows[name]["bits_per_value"] for name in names)
+        report["joint"][budget] = [f"joint:{bits:.4f}/{policy}" for policy in arguments.joint]
+    progress("joint plans at the same bytes")
+    joint = [name for names in report["joint"].values() for name in names]
+    if joint:
+        rows |= measure(arguments, joint)
+    report["rows"] = rows
+    json.dump(report, sys.stdout, indent=1)
+    print()
+    return None
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BrokenPipeError:
+        fail("standard output is closed")
