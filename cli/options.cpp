@@ -51,8 +51,8 @@ const char* retain_help() {
     for (const char* name : policy_names()) text += std::string(" ") + name + ",";
     text.back() = ';';
     return text +
-           " +ada after it shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 positions. With "
-           "--keep; or with --bits or --size, and positions and bits are chosen together.";
+           " +ada after it shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 positions. "
+           "With --keep; or with --bits or --size, and positions and bits are chosen together.";
   }();
   return help.c_str();
 }

@@ -55,7 +55,7 @@ TEST_CASE("of several runs the one with most positions counts, marked; the mean 
   CHECK_FALSE(codecs_differ(layout));
   layout.position_sets.push_back({{{4, 28}}});    // 24 positions
   layout.position_sets.push_back({{{28, 100}}});  // 72
-  layout.runs[1] = {{1, 8, 8, 0}, {2, 2, 2, 0}};
+  layout.runs[1] = {{1, 8, 8, {}, 0}, {2, 2, 2, {}, 0}};
   CHECK(codecs_differ(layout));
   const auto heads = head_plans(layout);
   CHECK(heads[1].codec == CodecPair{2, 2});
