@@ -47,7 +47,8 @@ std::vector<const char*> policy_names() {
 
 const char* retain_help() {
   static const std::string help = [] {
-    std::string text = "Keep a part of the positions, chosen by a policy:";
+    std::string text =
+        "Keep a part of the positions, chosen by a policy: auto, each head's by the one that loses least;";
     for (const char* name : policy_names()) text += std::string(" ") + name + ",";
     text.back() = ';';
     return text +

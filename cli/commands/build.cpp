@@ -103,9 +103,12 @@ format::Result<runtime::RetentionChoice> retention_choice(const Options& options
     std::string names;
     for (const runtime::RetentionPolicy& policy : runtime::retention_policies())
       names += (names.empty() ? "" : ", ") + std::string(policy.name);
-    return Error(ErrorCode::kUsage, "build: --retain: '" + options.retain + "' is not a policy: " + names +
+    return Error(ErrorCode::kUsage, "build: --retain: '" + options.retain + "' is not a policy: auto, " + names +
                                         "; with +ada, +chunk or +ada+chunk after it");
   }
+  if (choice->is_auto && !options.keep.empty())
+    return Error(ErrorCode::kUsage,
+                 "build: --retain auto chooses positions itself: --bits or --size instead of --keep");
   if (options.keep.empty()) {
     if (options.bits > 0 || options.size) return *choice;
     return Error(ErrorCode::kUsage,
@@ -186,8 +189,8 @@ int run_build(const Options& options, Report& report) {
     return !stop_requested();
   };
   runtime::PrefillOptions prefill{
-      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()),
-      !retention->keeps_all() && retention->policy->needs_queries, [&](double share) {
+      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), retention->needs_queries(),
+      [&](double share) {
         progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,
                         "tok", "prefill");
         return !stop_requested();

@@ -176,7 +176,7 @@ class Build {
   }
 
   // Positions and codecs of each (layer, kv_head), from what the prefill made of the document.
-  Status choose_plans(const KvSpool& spool, const Retention& retention, const Retention& of_twin) {
+  Status choose_plans(KvSpool& spool, const Retention& retention, const Retention& of_twin) {
     POLYKV_CHECK_STATUS(progress("plan", 0.0));
     weights_.values = output_squares(request_.model->file, workers_);
     if (request_.codec.needs_sensitivities()) {
@@ -185,7 +185,7 @@ class Build {
                                      [&](double share) { return progress("plan", share).has_value(); }));
       weights_.keys = sensitivities_.query_squares;
     }
-    if (request_.retention.is_joint()) return choose_jointly(retention, of_twin);
+    if (request_.retention.is_joint()) return choose_jointly(spool, retention, of_twin);
     if (!request_.retention.keeps_all()) plan_.kept = retention.positions(shape_.num_tokens);
     POLYKV_TRY(plan_.codecs, choose_codecs(plan_.kept));
     if (request_.codec.needs_sensitivities()) plan_.expected_kld = expected_kld(sensitivities_.heads, plan_.codecs);
@@ -205,20 +205,33 @@ class Build {
     return plan_of_bytes(shape_, heads, kv_bytes, kept);
   }
 
-  Status choose_jointly(const Retention& retention, const Retention& of_twin) {
+  // What dropping costs is told without the tail, which the probe scores.
+  Status choose_jointly(KvSpool& spool, const Retention& retention, const Retention& of_twin) {
     const double bits = request_.codec.bits_per_value.value_or(kDefaultBits);
-    auto kv_bytes = static_cast<std::uint64_t>(bits * num_values(shape_) / 8.0);
+    const auto all_bytes = static_cast<std::uint64_t>(bits * num_values(shape_) / 8.0);
+    std::vector<std::uint32_t> quotation;
+    for (const TextToken& token : request_.model->tokenizer.tokenize(open_text_ + "\n\n\""))
+      quotation.push_back(token.id);
+    POLYKV_TRY(const std::vector<ReplayedRows> rows, replay_rows(request_.model->file, spool.pool(), ids_,
+                                                                 tail_begin(shape_.num_tokens), quotation, workers_));
+    const HeadSource source = [&spool](std::uint32_t layer, std::uint32_t head, std::size_t worker) {
+      return spool.read(layer, head, worker);
+    };
+    const std::vector<double> table = (has_twin() ? of_twin : retention).drop_table(rows, source);
+    const auto plan_of = [&](const Retention& one, std::uint64_t kv_bytes) {
+      return one.joint_plan(sensitivities_.heads, table, kv_bytes, shape_.num_tokens);
+    };
+    std::uint64_t kv_bytes = all_bytes;
     if (request_.codec.pool_bytes) {
-      POLYKV_TRY(kv_bytes,
-                 kv_bytes_of_file(retention.joint_plan(sensitivities_, *request_.codec.pool_bytes, shape_.num_tokens)));
+      POLYKV_TRY(kv_bytes, kv_bytes_of_file(plan_of(retention, *request_.codec.pool_bytes)));
     }
-    plan_ = retention.joint_plan(sensitivities_, kv_bytes, shape_.num_tokens);
+    plan_ = plan_of(retention, kv_bytes);
     if (const std::uint64_t least = plan_kv_bytes(shape_, plan_.codecs, plan_.kept); least > kv_bytes) {
       return Error(ErrorCode::kUnusableText, "keys and values of this document need " + std::to_string(least) +
                                                  " bytes at least, and " + std::to_string(kv_bytes) +
                                                  " are left for them");
     }
-    if (has_twin()) twin_ = of_twin.joint_plan(sensitivities_, kv_bytes, shape_.num_tokens);
+    if (has_twin()) twin_ = plan_of(of_twin, kv_bytes);
     return {};
   }
 

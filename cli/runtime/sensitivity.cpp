@@ -89,15 +89,13 @@ class Measurement {
         workers_(workers),
         scratch_(workers.num_threads()),
         query_squares_(std::size_t{config_.num_layers} * config_.num_kv_heads * config_.head_dim),
-        sums_(std::size_t{config_.num_layers} * config_.num_kv_heads),
-        stream_squares_(config_.num_layers) {}
+        sums_(std::size_t{config_.num_layers} * config_.num_kv_heads) {}
 
   // One layer of a step: `tail` has the step's rows appended after `num_before` others.
   void add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before);
 
   Sensitivities mean_over(std::size_t num_rows) const {
-    Sensitivities result{sums_, {}, stream_squares_};
-    for (double& square : result.stream_squares) square /= static_cast<double>(num_rows);
+    Sensitivities result{sums_, {}};
     for (Sensitivity& s : result.heads) {
       s.key /= static_cast<double>(num_rows);
       s.value /= static_cast<double>(num_rows);
@@ -148,7 +146,6 @@ class Measurement {
   std::vector<std::vector<double>> outputs_;  // [layer][q_head]: |W|^2
   std::vector<double> query_squares_;         // [layer][kv_head][head_dim], sums
   std::vector<Sensitivity> sums_;             // [layer][kv_head]
-  std::vector<double> stream_squares_;        // [layer], sums
 };
 
 // Squares of vectors and matrices, made with the first step.
@@ -177,7 +174,6 @@ void Measurement::prepare_layer(std::uint32_t layer) {
 
 void Measurement::add_layer(const StepLayer& step, const core::Tail& tail, std::uint32_t num_before) {
   prepare_layer(step.layer);
-  stream_squares_[step.layer] += squares_of(step.hidden);
   const std::size_t dim = config_.head_dim, layer_size = config_.num_kv_heads * dim;
   for (std::size_t i = 0; i < step.query.size(); ++i) {
     const std::size_t kv_head = i / dim % config_.num_q_heads / config_.q_per_kv();

@@ -35,9 +35,8 @@ inline constexpr std::uint32_t kSensitivityRows = 256;
 std::uint32_t first_sensitivity_row(std::uint32_t end);
 
 struct Sensitivities {
-  std::vector<Sensitivity> heads;      // [num_layers * num_kv_heads]
-  std::vector<float> query_squares;    // [num_layers * num_kv_heads][head_dim]: mean square of the queries after RoPE
-  std::vector<double> stream_squares;  // [num_layers]: mean square of the residual stream with attention added
+  std::vector<Sensitivity> heads;    // [num_layers * num_kv_heads]
+  std::vector<float> query_squares;  // [num_layers * num_kv_heads][head_dim]: mean square of the queries after RoPE
 };
 
 // The mean over the document's rows [first_sensitivity_row(end), end), each seeing what is

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
-#include "cli/runtime/retention/layer_attention.h"
+#include "cli/runtime/retention/packed_keys.h"
 #include "core/float16.h"
+#include "core/kernels/attention.h"
+#include "core/kernels/kernels.h"
 #include "format/layout.h"
 #include "format/shape.h"
 
@@ -54,50 +57,132 @@ std::vector<std::uint32_t> ranked_positions(std::span<const float> scores) {
   return ranked;
 }
 
-std::vector<double> drop_squares(const RetentionLayer& layer, const RetentionScores& scores,
-                                 const core::WeightMatrix& attention_output, std::size_t first_row,
-                                 std::size_t end_row) {
-  const std::size_t num_tokens = layer.num_tokens(), dim = layer.config.head_dim, num_rows = end_row - first_row;
-  const std::size_t num_kv = layer.config.num_kv_heads, group = layer.config.q_per_kv();
-  const std::vector<float> weights = LayerAttention(layer).rows(first_row, end_row);
-  const std::vector<double> columns = column_squares(attention_output);
-  std::vector<double> of_q_heads(layer.config.num_q_heads * kNumShares);
-  layer.workers.run(layer.config.num_q_heads, [&](std::size_t q_head, std::size_t) {
-    const std::size_t head = q_head / group;
-    const auto shares = smallest_shares(std::span(scores.positions).subspan(head * num_tokens, num_tokens));
-    std::vector<float> values(num_tokens * dim);
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = core::float16_to_float(layer.kv.values[head * num_tokens * dim + i]);
-    std::vector<float> sums(kNumShares * dim);  // [smallest share]: of p v
-    std::array<double, kNumShares> mass;
-    for (std::size_t r = 0; r < num_rows; ++r) {
-      const float* p = weights.data() + (q_head * num_rows + r) * num_tokens;
-      std::fill(sums.begin(), sums.end(), 0.0f);
-      mass.fill(0.0);
-      for (std::size_t t = 0; t <= first_row + r; ++t) {
-        const std::size_t share = t == first_row + r ? kNumShares - 1 : shares[t];
-        mass[share] += double{p[t]};
-        float* sum = sums.data() + share * dim;
-        for (std::size_t d = 0; d < dim; ++d) sum[d] += p[t] * values[t * dim + d];
-      }
-      std::vector<double> output(dim), dropped(dim);
-      for (std::size_t i = 0; i < sums.size(); ++i) output[i % dim] += double{sums[i]};
-      double lost = 0.0;
-      for (std::size_t share = 1; share < kNumShares; ++share) {
-        lost += mass[share - 1];
-        double squares = 0.0;
-        for (std::size_t d = 0; d < dim; ++d) {
-          dropped[d] += double{sums[(share - 1) * dim + d]};
-          const double error = (lost * output[d] - dropped[d]) / std::max(1.0 - lost, 1e-6);
-          squares += columns[q_head * dim + d] * error * error;
-        }
-        of_q_heads[q_head * kNumShares + share] += squares / static_cast<double>(num_rows);
-      }
+namespace {
+
+// Softmax weights below this are left out of the sums: of 10,000 positions a thousandth of the output at most.
+constexpr float kLeastWeight = 1e-7f;
+
+// One q head of a layer: its losses, [policy][share].
+class HeadLosses {
+ public:
+  HeadLosses(const DropLayer& layer, std::span<const std::span<const float>> scores, const PackedKeys& keys,
+             std::span<const double> columns, std::size_t q_head)
+      : layer_(layer),
+        keys_(keys),
+        columns_(columns),
+        q_head_(q_head),
+        head_(q_head / layer.config.q_per_kv()),
+        dim_(layer.config.head_dim),
+        losses_(scores.size() * kNumShares) {
+    for (const auto& policy : scores)
+      shares_.push_back(smallest_shares(policy.subspan(head_ * layer.num_tokens, layer.num_tokens)));
+    const auto values = layer.values.subspan(head_ * layer.num_tokens * dim_, layer.num_tokens * dim_);
+    values_.reserve(values.size());
+    for (const std::uint16_t value : values) values_.push_back(core::float16_to_float(value));
+  }
+
+  const std::vector<double>& run() {
+    for (const ReplayedRows& rows : layer_.rows) add(rows);
+    return losses_;
+  }
+
+ private:
+  void add(const ReplayedRows& rows);
+  void add_row(const ReplayedRows& rows, std::size_t row, std::span<float> weights, std::span<float> own);
+
+  const DropLayer& layer_;
+  const PackedKeys& keys_;
+  std::span<const double> columns_;
+  std::size_t q_head_, head_, dim_;
+  std::vector<std::vector<std::uint8_t>> shares_;  // [policy][position]
+  std::vector<float> values_;                      // [position][head_dim]
+  std::vector<double> losses_;
+};
+
+void HeadLosses::add(const ReplayedRows& rows) {
+  const core::AttentionKernels& kernels = *core::active_kernels().attention;
+  const std::size_t num_q = layer_.config.num_q_heads, counted = rows.num_rows - rows.first_counted;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim_)));
+  const std::size_t own_offset =
+      (std::size_t{layer_.layer} * layer_.config.num_kv_heads + head_) * rows.num_rows * dim_;
+  const PackedKeys own_keys(std::span(rows.keys).subspan(own_offset, rows.num_rows * dim_), dim_);
+  const std::size_t num_slots = (rows.visible + 15) / 16 * 16, width = num_slots + own_keys.num_slots();
+  for (std::size_t first = 0; first < counted; first += core::kMaxVectors) {
+    const std::size_t count = std::min(core::kMaxVectors, counted - first);
+    std::vector<float> queries, weights(count * width);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t row = rows.first_counted + first + i;
+      const float* query = rows.queries.data() + ((layer_.layer * rows.num_rows + row) * num_q + q_head_) * dim_;
+      for (std::size_t d = 0; d < dim_; ++d) queries.push_back(query[d] * scale);
     }
+    keys_.score(queries.data(), count, num_slots, weights.data(), width);
+    own_keys.score(queries.data(), count, own_keys.num_slots(), weights.data() + num_slots, width);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t row = rows.first_counted + first + i;
+      float* all = weights.data() + i * width;
+      // Slots between the document and the row's own, and those after it, are not there.
+      std::fill(all + rows.visible, all + num_slots, -std::numeric_limits<float>::infinity());
+      const core::SoftmaxSum sum = kernels.softmax(all, 0, num_slots + row + 1, width);
+      for (std::size_t t = 0; t < width; ++t) all[t] /= sum.sum;
+      add_row(rows, row, {all, num_slots}, {all + num_slots, row + 1});
+    }
+  }
+}
+
+void HeadLosses::add_row(const ReplayedRows& rows, std::size_t row, std::span<float> weights, std::span<float> own) {
+  const std::size_t own_offset =
+      (std::size_t{layer_.layer} * layer_.config.num_kv_heads + head_) * rows.num_rows * dim_;
+  std::vector<double> output(dim_);
+  for (std::size_t r = 0; r < own.size(); ++r)
+    for (std::size_t d = 0; d < dim_; ++d)
+      output[d] += double{own[r]} * double{core::float16_to_float(rows.values[own_offset + r * dim_ + d])};
+  std::vector<std::uint32_t> heavy;
+  for (std::uint32_t t = 0; t < rows.visible; ++t)
+    if (weights[t] >= kLeastWeight) heavy.push_back(t);
+  for (const std::uint32_t t : heavy)
+    for (std::size_t d = 0; d < dim_; ++d) output[d] += double{weights[t]} * double{values_[t * dim_ + d]};
+  const double unit = rows.weight / double{rows.stream_squares[layer_.layer * rows.num_rows + row]};
+  for (std::size_t policy = 0; policy < shares_.size(); ++policy) {
+    std::vector<float> sums(kNumShares * dim_);  // by the smallest share that keeps a position: of p v
+    std::array<double, kNumShares> mass{};
+    for (const std::uint32_t t : heavy) {
+      const std::size_t share = shares_[policy][t];
+      mass[share] += double{weights[t]};
+      for (std::size_t d = 0; d < dim_; ++d) sums[share * dim_ + d] += weights[t] * values_[t * dim_ + d];
+    }
+    std::vector<double> dropped(dim_);
+    double lost = 0.0;
+    for (std::size_t share = 1; share < kNumShares; ++share) {
+      lost += mass[share - 1];
+      double squares = 0.0;
+      for (std::size_t d = 0; d < dim_; ++d) {
+        dropped[d] += double{sums[(share - 1) * dim_ + d]};
+        const double error = (lost * output[d] - dropped[d]) / std::max(1.0 - lost, 1e-6);
+        squares += columns_[q_head_ * dim_ + d] * error * error;
+      }
+      losses_[policy * kNumShares + share] += unit * squares;
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<double> drop_losses(const DropLayer& layer, std::span<const std::span<const float>> scores,
+                                core::Workers& workers) {
+  const std::size_t num_kv = layer.config.num_kv_heads, group = layer.config.q_per_kv(), num_q = num_kv * group;
+  const std::size_t head_size = std::size_t{layer.num_tokens} * layer.config.head_dim;
+  std::vector<PackedKeys> keys;
+  for (std::size_t head = 0; head < num_kv; ++head)
+    keys.emplace_back(layer.keys.subspan(head * head_size, head_size), layer.config.head_dim);
+  const std::vector<double> columns = column_squares(layer.attention_output);
+  std::vector<std::vector<double>> of_q_heads(num_q);
+  workers.run(num_q, [&](std::size_t q_head, std::size_t) {
+    of_q_heads[q_head] = HeadLosses(layer, scores, keys[q_head / group], columns, q_head).run();
   });
-  std::vector<double> result(num_kv * kNumShares);
-  for (std::size_t i = 0; i < of_q_heads.size(); ++i)
-    result[i / kNumShares / group * kNumShares + i % kNumShares] += of_q_heads[i];
+  std::vector<double> result(scores.size() * num_kv * kNumShares);
+  for (std::size_t q_head = 0; q_head < num_q; ++q_head)
+    for (std::size_t i = 0; i < of_q_heads[q_head].size(); ++i)
+      result[(i / kNumShares * num_kv + q_head / group) * kNumShares + i % kNumShares] += of_q_heads[q_head][i];
   return result;
 }
 

@@ -1,4 +1,5 @@
-// What dropping positions of a head does to the model, in the unit of sensitivity.h, told from rows of the prefill.
+// What dropping positions of a head does to the model, in the unit of sensitivity.h, told from rows that go on from the
+// document.
 //
 // A row's weights p over positions give its output o. Without the positions E, of weight m together, the rest share it
 // out: the output changes by (m o - sum over E of p_i v_i) / (1 - m). What that leaves in the residual stream, through
@@ -11,8 +12,9 @@
 #include <span>
 #include <vector>
 
-#include "cli/runtime/retention/policy.h"
+#include "cli/runtime/retention/replay.h"
 #include "cli/runtime/weights/model_file.h"
+#include "core/workers.h"
 
 namespace polykv::runtime {
 
@@ -25,10 +27,19 @@ std::uint32_t kept_of_share(std::uint32_t num_positions, std::size_t share);
 // A head's positions after the sinks, best first: of equal scores the later.
 std::vector<std::uint32_t> ranked_positions(std::span<const float> scores);
 
-// Mean over rows [first_row, end_row) of the squares added to the residual stream, [kv_head][share], where a head keeps
-// the best by its scores; each row keeps itself. The layer has queries.
-std::vector<double> drop_squares(const RetentionLayer& layer, const RetentionScores& scores,
-                                 const core::WeightMatrix& attention_output, std::size_t first_row,
-                                 std::size_t end_row);
+// What is looked at: one layer of a document.
+struct DropLayer {
+  const ModelConfig& config;
+  const core::WeightMatrix& attention_output;
+  std::uint32_t layer;
+  std::uint32_t num_tokens;                     // of the document
+  std::span<const std::uint16_t> keys, values;  // float16 [kv_head][num_tokens][head_dim]
+  std::span<const ReplayedRows> rows;           // each kind of at least one layer
+};
+
+// The weighted mean over the counted rows of the square added to the residual stream, over the stream's own,
+// [policy][kv_head][share]: a head keeps the best by `scores` [policy][kv_head][num_tokens], and a row what is its own.
+std::vector<double> drop_losses(const DropLayer& layer, std::span<const std::span<const float>> scores,
+                                core::Workers& workers);
 
 }  // namespace polykv::runtime

@@ -15,7 +15,7 @@ constexpr format::CodecId kMostKeyBits = 7, kMostValueBits = 8;
 struct Option {
   double loss;
   std::uint64_t bytes;
-  std::size_t share;
+  std::size_t policy, share;
   core::CodecPair codec;
 };
 
@@ -47,20 +47,29 @@ std::vector<Option> hull_of(std::vector<Option> options) {
 std::vector<Option> options_of(const format::KvShape& shape, const JointTables& tables, std::size_t head) {
   const std::uint32_t all = shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
   std::vector<Option> options;
+  const std::size_t num_heads = tables.sensitivities.size();
   for (std::size_t share = 0; share < kKeptShares.size(); ++share) {
+    // The policy that loses least at this share, the first of equal ones.
+    std::size_t policy = 0;
+    const auto lost = [&](std::size_t p) {
+      return tables.drop_losses[(p * num_heads + head) * kKeptShares.size() + share];
+    };
+    for (std::size_t other = 1; other < tables.scores.size(); ++other)
+      if (lost(other) < lost(policy)) policy = other;
     const std::uint32_t kept = kept_of_share(all, share);
     for (format::CodecId key = 1; key <= kMostKeyBits; ++key) {
       for (format::CodecId value = 1; value <= kMostValueBits; ++value) {
         const double rounding = tables.sensitivities[head].key * key_codec_loss(key) +
                                 tables.sensitivities[head].value * value_codec_loss(value);
-        options.push_back({rounding + tables.drop_losses[head * kKeptShares.size() + share],
+        options.push_back({rounding + lost(policy),
                            format::run_bytes(key, value, shape.head_dim, kept) + set_bytes(shape, kept, all),
+                           policy,
                            share,
                            {key, value}});
       }
     }
   }
-  return hull_of(std::move(options));
+  return options;
 }
 
 // From a corner of a head's hull to the next.
@@ -98,13 +107,12 @@ format::PositionSet best_positions(std::span<const float> scores, std::uint32_t 
   return set;
 }
 
-JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::span<const std::vector<Option>> hulls,
-                  const std::vector<std::size_t>& corners) {
+JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::span<const Option> chosen) {
   const std::uint32_t all = shape.num_tokens - std::min(shape.num_tokens, format::kNumSinks);
   JointPlan plan;
-  for (std::size_t head = 0; head < hulls.size(); ++head) {
-    const Option& option = hulls[head][corners[head]];
-    const auto scores = std::span(tables.scores[head / shape.num_kv_heads].positions)
+  for (std::size_t head = 0; head < chosen.size(); ++head) {
+    const Option& option = chosen[head];
+    const auto scores = std::span(tables.scores[option.policy][head / shape.num_kv_heads].positions)
                             .subspan(head % shape.num_kv_heads * shape.num_tokens, shape.num_tokens);
     plan.codecs.push_back(option.codec);
     plan.kept.push_back(best_positions(scores, kept_of_share(all, option.share)));
@@ -113,35 +121,74 @@ JointPlan plan_of(const format::KvShape& shape, const JointTables& tables, std::
   return plan;
 }
 
-// Steps are taken, best first, while they fit; a head stops at the first that does not.
-std::vector<std::size_t> climb(std::size_t num_heads, std::span<const Step> steps, std::uint64_t bytes) {
-  std::vector<std::size_t> corners(num_heads, 0);
-  std::vector<bool> stopped(num_heads, false);
-  for (const Step& step : steps) {
-    if (stopped[step.head]) continue;
-    if (step.bytes > bytes) {
-      stopped[step.head] = true;
-      continue;
+// Each head's ways to be kept.
+class Choice {
+ public:
+  Choice(const format::KvShape& shape, const JointTables& tables) {
+    for (std::size_t head = 0; head < tables.sensitivities.size(); ++head) {
+      options_.push_back(options_of(shape, tables, head));
+      hulls_.push_back(hull_of(options_.back()));
     }
-    corners[step.head] = step.corner;
-    bytes -= step.bytes;
+    steps_ = steps_of(hulls_);
   }
-  return corners;
-}
+
+  std::vector<Option> smallest() const {
+    std::vector<Option> chosen;
+    for (const std::vector<Option>& hull : hulls_) chosen.push_back(hull.front());
+    return chosen;
+  }
+
+  // With so many bytes more than the smallest: steps up the hulls, best first, while they fit; a head stops at the
+  // first that does not. What is left then goes to any option that saves most.
+  std::vector<Option> with_bytes(std::uint64_t left) const {
+    std::vector<Option> chosen = smallest();
+    std::vector<bool> stopped(chosen.size(), false);
+    for (const Step& step : steps_) {
+      if (stopped[step.head] || step.bytes > left) {
+        stopped[step.head] = true;
+        continue;
+      }
+      chosen[step.head] = hulls_[step.head][step.corner];
+      left -= step.bytes;
+    }
+    while (spend(chosen, left)) {
+    }
+    return chosen;
+  }
+
+ private:
+  bool spend(std::vector<Option>& chosen, std::uint64_t& left) const {
+    const Option* best = nullptr;
+    std::size_t best_head = 0;
+    for (std::size_t head = 0; head < chosen.size(); ++head) {
+      for (const Option& option : options_[head]) {
+        if (option.bytes > chosen[head].bytes + left || option.bytes < chosen[head].bytes) continue;
+        const double saved = chosen[head].loss - option.loss;
+        if (saved <= 0.0 || (best != nullptr && saved <= chosen[best_head].loss - best->loss)) continue;
+        best = &option;
+        best_head = head;
+      }
+    }
+    if (best == nullptr) return false;
+    left -= best->bytes - chosen[best_head].bytes;
+    chosen[best_head] = *best;
+    return true;
+  }
+
+  std::vector<std::vector<Option>> options_, hulls_;
+  std::vector<Step> steps_;
+};
 
 }  // namespace
 
 JointPlan plan_jointly(const format::KvShape& shape, const JointTables& tables, std::uint64_t kv_bytes) {
-  std::vector<std::vector<Option>> hulls;
-  for (std::size_t head = 0; head < tables.sensitivities.size(); ++head)
-    hulls.push_back(options_of(shape, tables, head));
-  const std::vector<Step> steps = steps_of(hulls);
-  JointPlan plan = plan_of(shape, tables, hulls, std::vector<std::size_t>(hulls.size(), 0));
+  const Choice choice(shape, tables);
+  JointPlan plan = plan_of(shape, tables, choice.smallest());
   const std::uint64_t least = plan_kv_bytes(shape, plan.codecs, plan.kept);
   std::uint64_t room = kv_bytes - std::min(kv_bytes, least);
   // What position sets take is known when they are chosen; what they take too much is given back.
   while (room > 0) {
-    JointPlan larger = plan_of(shape, tables, hulls, climb(hulls.size(), steps, room));
+    JointPlan larger = plan_of(shape, tables, choice.with_bytes(room));
     const std::uint64_t bytes = plan_kv_bytes(shape, larger.codecs, larger.kept);
     if (bytes <= kv_bytes) return larger;
     room -= std::min(room, bytes - kv_bytes);

@@ -1,5 +1,5 @@
-// Positions and bits together: for every (layer, kv_head) how many positions it keeps and in which codecs, the least
-// expected loss within a number of bytes.
+// Policy, positions and bits together: for every (layer, kv_head) by whose scores, how many positions and in which
+// codecs, the least expected loss within a number of bytes.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 
 #include "cli/runtime/codec_plan.h"
 #include "cli/runtime/retention/drop_loss.h"
+#include "cli/runtime/retention/policy.h"
 #include "cli/runtime/sensitivity.h"
 #include "format/shape.h"
 
@@ -21,9 +22,9 @@ struct JointPlan {
 
 // What a plan is chosen from.
 struct JointTables {
-  std::span<const Sensitivity> sensitivities;  // [head]
-  std::span<const RetentionScores> scores;     // [layer]
-  std::span<const double> drop_losses;         // [head][share of kKeptShares]: over the stream's square
+  std::span<const Sensitivity> sensitivities;            // [head]
+  std::span<const std::vector<RetentionScores>> scores;  // [policy][layer]
+  std::span<const double> drop_losses;                   // [policy][head][share of kKeptShares]
 };
 
 // By a Lagrangian (Everett 1963): at a price for a byte each head takes the corner of its lower convex hull of (bytes,

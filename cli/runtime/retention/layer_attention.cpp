@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/float16.h"
 #include "core/kernels/attention.h"
@@ -12,7 +13,6 @@ namespace polykv::runtime {
 namespace {
 
 constexpr std::size_t kTile = format::kTileTokens;
-constexpr std::size_t kPage = format::kPageTokens;
 
 // Rows that are summed before sums are joined: a fixed number, so that threads change nothing.
 constexpr std::size_t kSegmentRows = 512;
@@ -21,7 +21,6 @@ constexpr std::size_t kSegmentRows = 512;
 
 struct LayerAttention::Scratch {
   std::vector<float> queries;  // [vector][head_dim], scaled
-  std::vector<float> partial;  // [vector][core::kPartialSlots]
   std::vector<float> weights;  // [vector][padded tokens]; vectors are [row][q head of the group]
 };
 
@@ -30,69 +29,55 @@ LayerAttention::LayerAttention(const RetentionLayer& layer)
       num_tokens_(layer.num_tokens()),
       padded_tokens_((num_tokens_ + kTile - 1) / kTile * kTile),
       head_dim_(layer.config.head_dim),
-      group_(layer.config.q_per_kv()),
-      key_tiles_(layer.config.num_kv_heads * padded_tokens_ * head_dim_) {
-  for (std::size_t head = 0; head < layer.config.num_kv_heads; ++head) {
-    const std::uint16_t* keys = layer.kv.keys.data() + head * num_tokens_ * head_dim_;
-    std::uint16_t* tiles = key_tiles_.data() + head * padded_tokens_ * head_dim_;
-    for (std::size_t t = 0; t < num_tokens_; ++t)
-      for (std::size_t d = 0; d < head_dim_; ++d)
-        tiles[(t / kTile * head_dim_ + d) * kTile + t % kTile] = keys[t * head_dim_ + d];
-  }
+      group_(layer.config.q_per_kv()) {
+  const std::size_t head_size = num_tokens_ * head_dim_;
+  for (std::size_t head = 0; head < layer.config.num_kv_heads; ++head)
+    keys_.emplace_back(layer.kv.keys.subspan(head * head_size, head_size), head_dim_);
 }
 
-// The weights of a block of rows; at most kMaxVectors vectors.
-void LayerAttention::weigh(std::size_t kv_head, std::size_t first_row, std::size_t num_rows, Scratch& scratch) const {
+// At most kMaxVectors vectors.
+void LayerAttention::weigh(std::size_t kv_head, std::span<const std::size_t> rows, Scratch& scratch) const {
   const core::AttentionKernels& kernels = *core::active_kernels().attention;
-  const std::size_t num_vectors = num_rows * group_, visible = first_row + num_rows;
+  const std::size_t num_vectors = rows.size() * group_, visible = rows.back() + 1;
   const std::size_t num_slots = (visible + kTile - 1) / kTile * kTile;
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim_)));
   scratch.queries.resize(num_vectors * head_dim_);
-  scratch.partial.resize(core::kMaxVectors * core::kPartialSlots);
   scratch.weights.resize(core::kMaxVectors * padded_tokens_);
   for (std::size_t v = 0; v < num_vectors; ++v) {
-    const std::size_t row = first_row + v / group_, q_head = kv_head * group_ + v % group_;
+    const std::size_t row = rows[v / group_], q_head = kv_head * group_ + v % group_;
     const std::uint16_t* query = layer_.kv.queries.data() + (q_head * num_tokens_ + row) * head_dim_;
     for (std::size_t d = 0; d < head_dim_; ++d)
       scratch.queries[v * head_dim_ + d] = core::float16_to_float(query[d]) * scale;
   }
-  const std::uint16_t* tiles = key_tiles_.data() + kv_head * padded_tokens_ * head_dim_;
-  for (std::size_t first = 0; first < num_slots; first += core::kPartialSlots) {
-    const std::size_t count = std::min(core::kPartialSlots, num_slots - first);
-    for (std::size_t slot = 0; slot < count; slot += kPage) {
-      const auto* page = reinterpret_cast<const std::byte*>(tiles + (first + slot) * head_dim_);
-      kernels.score_float16({nullptr, page, std::min(kPage, count - slot) / kTile, head_dim_, 0},
-                            scratch.queries.data(), num_vectors, scratch.partial.data() + slot);
-    }
-    for (std::size_t v = 0; v < num_vectors; ++v)
-      std::copy_n(scratch.partial.data() + v * core::kPartialSlots, count,
-                  scratch.weights.data() + v * padded_tokens_ + first);
-  }
+  keys_[kv_head].score(scratch.queries.data(), num_vectors, num_slots, scratch.weights.data(), padded_tokens_);
   for (std::size_t v = 0; v < num_vectors; ++v) {
     float* weights = scratch.weights.data() + v * padded_tokens_;
-    const core::SoftmaxSum sum = kernels.softmax(weights, 0, first_row + v / group_ + 1, num_slots);
+    const core::SoftmaxSum sum = kernels.softmax(weights, 0, rows[v / group_] + 1, num_slots);
     const float factor = sum.sum > 0.0f ? 1.0f / sum.sum : 0.0f;
     for (std::size_t t = 0; t < num_slots; ++t) weights[t] *= factor;
   }
 }
 
-std::vector<float> LayerAttention::sum_rows(std::size_t first, std::size_t end, const AddRow& add) const {
+std::vector<float> LayerAttention::sum_rows(std::size_t first, std::size_t end, const AddRow& add,
+                                            std::size_t stride) const {
+  std::vector<std::size_t> rows;
+  for (std::size_t row = end; row > first; row -= std::min(row, stride)) rows.push_back(row - 1);
+  std::reverse(rows.begin(), rows.end());
   const std::size_t num_heads = layer_.config.num_kv_heads;
-  const std::size_t num_segments = (end - first + kSegmentRows - 1) / kSegmentRows;
+  const std::size_t num_segments = (rows.size() + kSegmentRows - 1) / kSegmentRows;
   const std::size_t block_rows = std::max<std::size_t>(1, core::kMaxVectors / group_);
   std::vector<Scratch> scratch(layer_.workers.num_threads());
   std::vector<float> sums(num_heads * num_segments * num_tokens_);
   layer_.workers.run(num_heads * num_segments, [&](std::size_t task, std::size_t worker) {
     const std::size_t segment = num_segments - 1 - task / num_heads, head = task % num_heads;  // longest first
-    const std::size_t segment_begin = first + segment * kSegmentRows;
-    const std::size_t segment_end = std::min(segment_begin + kSegmentRows, end);
+    const std::size_t segment_end = std::min((segment + 1) * kSegmentRows, rows.size());
     const std::span<float> part(sums.data() + (head * num_segments + segment) * num_tokens_, num_tokens_);
-    for (std::size_t row = segment_begin; row < segment_end; row += block_rows) {
-      const std::size_t num_rows = std::min(block_rows, segment_end - row);
-      weigh(head, row, num_rows, scratch[worker]);
-      for (std::size_t v = 0; v < num_rows * group_; ++v) {
-        const std::size_t seen = row + v / group_ + 1;
-        add(seen - 1, {scratch[worker].weights.data() + v * padded_tokens_, seen}, part);
+    for (std::size_t at = segment * kSegmentRows; at < segment_end; at += block_rows) {
+      const auto block = std::span(rows).subspan(at, std::min(block_rows, segment_end - at));
+      weigh(head, block, scratch[worker]);
+      for (std::size_t v = 0; v < block.size() * group_; ++v) {
+        const std::size_t row = block[v / group_];
+        add(row, {scratch[worker].weights.data() + v * padded_tokens_, row + 1}, part);
       }
     }
   });
@@ -107,16 +92,18 @@ std::vector<float> LayerAttention::sum_rows(std::size_t first, std::size_t end, 
 std::vector<float> LayerAttention::rows(std::size_t first, std::size_t end) const {
   const std::size_t num_rows = end - first, block_rows = std::max<std::size_t>(1, core::kMaxVectors / group_);
   const std::size_t num_blocks = (num_rows + block_rows - 1) / block_rows;
+  std::vector<std::size_t> all(num_rows);
+  std::iota(all.begin(), all.end(), first);
   std::vector<Scratch> scratch(layer_.workers.num_threads());
   std::vector<float> result(layer_.config.num_q_heads * num_rows * num_tokens_);
   layer_.workers.run(num_blocks * layer_.config.num_kv_heads, [&](std::size_t task, std::size_t worker) {
     const std::size_t head = task % layer_.config.num_kv_heads;
-    const std::size_t row = first + task / layer_.config.num_kv_heads * block_rows;
-    const std::size_t count = std::min(block_rows, end - row);
-    weigh(head, row, count, scratch[worker]);
-    for (std::size_t v = 0; v < count * group_; ++v) {
-      const std::size_t q_head = head * group_ + v % group_, index = row + v / group_ - first;
-      std::copy_n(scratch[worker].weights.data() + v * padded_tokens_, row + v / group_ + 1,
+    const std::size_t at = task / layer_.config.num_kv_heads * block_rows;
+    const auto block = std::span(all).subspan(at, std::min(block_rows, num_rows - at));
+    weigh(head, block, scratch[worker]);
+    for (std::size_t v = 0; v < block.size() * group_; ++v) {
+      const std::size_t q_head = head * group_ + v % group_, index = at + v / group_;
+      std::copy_n(scratch[worker].weights.data() + v * padded_tokens_, block[v / group_] + 1,
                   result.data() + (q_head * num_rows + index) * num_tokens_);
     }
   });

@@ -8,6 +8,7 @@ namespace {
 constexpr RetentionPolicy kPolicies[] = {
     {"keydiff", "KeyDiff", PolicyKind::kAgnostic, false, 0, score_keydiff},
     {"streamingllm", "StreamingLLM, arXiv 2309.17453", PolicyKind::kAgnostic, false, 0, score_streaming_llm},
+    {"observed", "mean attention received, of a sample of rows", PolicyKind::kAgnostic, true, 0, score_observed},
     {"h2o", "H2O, arXiv 2306.14048", PolicyKind::kAware, true, 0, score_h2o},
     {"tova", "TOVA, arXiv 2401.06104", PolicyKind::kAware, true, 0, score_tova},
     {"snapkv", "SnapKV, arXiv 2404.14469", PolicyKind::kAware, true, 32, score_snapkv},

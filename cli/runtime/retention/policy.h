@@ -54,6 +54,7 @@ RetentionScores score_streaming_llm(const RetentionLayer& layer);
 RetentionScores score_random(const RetentionLayer& layer);
 RetentionScores score_knorm(const RetentionLayer& layer);
 RetentionScores score_keydiff(const RetentionLayer& layer);
+RetentionScores score_observed(const RetentionLayer& layer);
 RetentionScores score_h2o(const RetentionLayer& layer);
 RetentionScores score_tova(const RetentionLayer& layer);
 RetentionScores score_snapkv(const RetentionLayer& layer);

@@ -33,13 +33,9 @@ void Retention::add(const LayerKv& layer, std::uint32_t num_tokens) {
 
 void Retention::add(const LayerKv& layer) {
   num_tokens_ = layer.num_tokens;
-  const RetentionLayer seen{model_.config(), layer, workers_};
-  layers_.push_back(choice_.policy->score(seen));
-  if (!choice_.is_joint()) return;
-  const core::WeightMatrix& output = model_.weights().layers[layer.layer].attention_output;
-  const std::vector<double> squares =
-      drop_squares(seen, layers_.back(), output, first_sensitivity_row(num_tokens_), num_tokens_);
-  drop_squares_.insert(drop_squares_.end(), squares.begin(), squares.end());
+  const auto policies = choice_.policies();
+  for (std::size_t i = 0; i < policies.size(); ++i)
+    scores_[i].push_back(policies[i]->score({model_.config(), layer, workers_}));
 }
 
 KeptPositions Retention::positions(std::uint32_t num_all) const {
@@ -48,16 +44,37 @@ KeptPositions Retention::positions(std::uint32_t num_all) const {
     choice.keep_tokens.reset();
     choice.keep_share = static_cast<double>(kept_tokens(choice_, num_all)) / num_all;
   }
-  return select_positions(shape(), layers_, choice);
+  return select_positions(shape(), scores_.front(), choice);
 }
 
-JointPlan Retention::joint_plan(const Sensitivities& sensitivities, std::uint64_t kv_bytes,
-                                std::uint32_t num_all) const {
-  std::vector<double> losses = drop_squares_;
-  const std::size_t layer_size = losses.size() / sensitivities.stream_squares.size();
-  for (std::size_t i = 0; i < losses.size(); ++i) losses[i] /= sensitivities.stream_squares[i / layer_size];
+std::vector<double> Retention::drop_table(std::span<const ReplayedRows> rows, const HeadSource& source) const {
+  const ModelConfig& config = model_.config();
+  const std::size_t num_heads = std::size_t{config.num_layers} * config.num_kv_heads;
+  const std::size_t layer_size = config.num_kv_heads * kKeptShares.size();
+  std::vector<double> table(scores_.size() * num_heads * kKeptShares.size());
+  for (std::uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    std::vector<std::uint16_t> keys, values;
+    for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
+      const HeadKv kv = source(layer, head, 0);
+      const std::size_t size = std::size_t{num_tokens_} * config.head_dim;
+      keys.insert(keys.end(), kv.keys.begin(), kv.keys.begin() + static_cast<std::ptrdiff_t>(size));
+      values.insert(values.end(), kv.values.begin(), kv.values.begin() + static_cast<std::ptrdiff_t>(size));
+    }
+    std::vector<std::span<const float>> scores;
+    for (const auto& policy : scores_) scores.push_back(policy[layer].positions);
+    const DropLayer seen{config, model_.weights().layers[layer].attention_output, layer, num_tokens_, keys, values,
+                         rows};
+    const std::vector<double> losses = drop_losses(seen, scores, workers_);
+    for (std::size_t i = 0; i < losses.size(); ++i)
+      table[(i / layer_size * config.num_layers + layer) * layer_size + i % layer_size] = losses[i];
+  }
+  return table;
+}
+
+JointPlan Retention::joint_plan(std::span<const Sensitivity> sensitivities, std::span<const double> drop_table,
+                                std::uint64_t kv_bytes, std::uint32_t num_all) const {
   const double share = static_cast<double>(num_tokens_) / num_all;
-  return plan_jointly(shape(), {sensitivities.heads, layers_, losses},
+  return plan_jointly(shape(), {sensitivities, scores_, drop_table},
                       static_cast<std::uint64_t>(share * static_cast<double>(kv_bytes)));
 }
 

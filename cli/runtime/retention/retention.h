@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/runtime/codec_plan.h"
+#include "cli/runtime/layer_writer.h"
 #include "cli/runtime/retention/joint_plan.h"
 #include "cli/runtime/retention/policy.h"
 #include "cli/runtime/retention/selection.h"
@@ -20,27 +21,32 @@ class Retention {
  public:
   // Everything must outlive this.
   Retention(const RetentionChoice& choice, const ModelFile& model, core::Workers& workers)
-      : choice_(choice), model_(model), workers_(workers) {}
+      : choice_(choice), model_(model), workers_(workers), scores_(choice.policies().size()) {}
 
   // Layers in order; of each its first `num_tokens` positions.
   void add(const LayerKv& layer, std::uint32_t num_tokens);
 
+  std::span<const std::vector<RetentionScores>> scores() const { return scores_; }  // [policy][layer]
+
   // After the last layer. `num_all` is the number of the document's tokens, of which the choice says how many to keep.
   KeptPositions positions(std::uint32_t num_all) const;
 
-  // Of a joint choice instead; `kv_bytes` is for all of the document's tokens.
-  JointPlan joint_plan(const Sensitivities& sensitivities, std::uint64_t kv_bytes, std::uint32_t num_all) const;
+  // Of a joint choice instead: what each policy's choices lose, [policy][head][share], told from rows that go on from
+  // the document; then the plan. `source` gives the keys and values that add() saw, `kv_bytes` is for all of the
+  // document's tokens.
+  std::vector<double> drop_table(std::span<const ReplayedRows> rows, const HeadSource& source) const;
+  JointPlan joint_plan(std::span<const Sensitivity> sensitivities, std::span<const double> drop_table,
+                       std::uint64_t kv_bytes, std::uint32_t num_all) const;
 
  private:
-  const RetentionChoice& choice_;
   void add(const LayerKv& layer);
   format::KvShape shape() const;
 
+  const RetentionChoice& choice_;
   const ModelFile& model_;
   core::Workers& workers_;
   std::uint32_t num_tokens_ = 0;
-  std::vector<RetentionScores> layers_;
-  std::vector<double> drop_squares_;  // [layer][kv_head][share], of a joint choice
+  std::vector<std::vector<RetentionScores>> scores_;  // [policy][layer]
 };
 
 }  // namespace polykv::runtime

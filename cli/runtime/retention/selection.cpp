@@ -10,6 +10,10 @@ namespace polykv::runtime {
 namespace {
 
 constexpr std::uint32_t kChunkTokens = 20;
+
+// Different in kind, and none of them slow.
+constexpr const char* kAutoPolicies[] = {"observed", "keydiff", "snapkv", "streamingllm"};
+
 constexpr double kSureShare = 0.2;  // of a head's budget, with by_head
 
 // Positions that are kept in any case: a bool each.
@@ -116,8 +120,24 @@ class LayerSelection {
 
 }  // namespace
 
+std::vector<const RetentionPolicy*> RetentionChoice::policies() const {
+  if (!is_auto) return policy == nullptr ? std::vector<const RetentionPolicy*>() : std::vector{policy};
+  std::vector<const RetentionPolicy*> all;
+  for (const char* name : kAutoPolicies) all.push_back(find_retention_policy(name));
+  return all;
+}
+
+bool RetentionChoice::needs_queries() const {
+  const auto all = policies();
+  return std::any_of(all.begin(), all.end(), [](const RetentionPolicy* one) { return one->needs_queries; });
+}
+
 std::optional<RetentionChoice> parse_retention(std::string_view name) {
   RetentionChoice choice;
+  if (name == "auto") {
+    choice.is_auto = true;
+    return choice;
+  }
   const std::size_t plus = name.find('+');
   choice.policy = find_retention_policy(name.substr(0, plus));
   if (choice.policy == nullptr) return std::nullopt;
@@ -147,7 +167,7 @@ bool parse_keep(std::string_view text, RetentionChoice& choice) {
 }
 
 std::string retention_name(const RetentionChoice& choice) {
-  std::string name(choice.policy->name);
+  std::string name(choice.is_auto ? "auto" : choice.policy->name);
   if (choice.by_head) name += "+ada";
   if (choice.by_chunk) name += "+chunk";
   if (choice.keep_tokens) return name + " " + std::to_string(*choice.keep_tokens) + " tokens";

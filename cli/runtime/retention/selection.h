@@ -17,7 +17,8 @@ namespace polykv::runtime {
 
 // What a build was asked for: `--retain snapkv+ada --keep 25%`.
 struct RetentionChoice {
-  const RetentionPolicy* policy = nullptr;  // null: everything is kept
+  const RetentionPolicy* policy = nullptr;
+  bool is_auto = false;  // each head by the policy that loses least (joint_plan.h)
   // Of a layer's budget each head has a fifth of its share for sure; the rest goes to the layer's best scores (AdaKV,
   // arXiv 2407.11550).
   bool by_head = false;
@@ -27,11 +28,14 @@ struct RetentionChoice {
   std::optional<std::uint32_t> keep_tokens = {};
   std::optional<double> keep_share = {};  // 0 to 1
 
-  bool keeps_all() const { return policy == nullptr; }
-  bool is_joint() const { return policy != nullptr && !keep_tokens && !keep_share; }
+  bool keeps_all() const { return policy == nullptr && !is_auto; }
+  bool is_joint() const { return is_auto || (policy != nullptr && !keep_tokens && !keep_share); }
+  // Whose scores are wanted.
+  std::vector<const RetentionPolicy*> policies() const;
+  bool needs_queries() const;
 };
 
-// "snapkv", "snapkv+ada", "snapkv+chunk", "snapkv+ada+chunk". Empty: no such policy, or no such modifier.
+// "snapkv", "snapkv+ada", "snapkv+chunk", "snapkv+ada+chunk", "auto". Empty: no such policy, or no such modifier.
 std::optional<RetentionChoice> parse_retention(std::string_view name);
 // "256", "25%". Writes one of the two; false: it is neither.
 bool parse_keep(std::string_view text, RetentionChoice& choice);

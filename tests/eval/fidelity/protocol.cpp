@@ -60,6 +60,9 @@ constexpr std::string_view kJointPrefix = "joint:";
 bool is_joint(std::string_view codec) { return codec.starts_with(kJointPrefix); }
 bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix) || is_joint(codec); }
 
+// Budgets and modifiers apart: what is scored once.
+std::string key_of(const runtime::RetentionChoice& choice) { return choice.is_auto ? "auto" : choice.policy->name; }
+
 // The share of all passages' targets that are ranked first.
 format::Result<double> hits_of(const Protocol& protocol, const Window& window, const QuantizedPool& pool) {
   const core::KvPool view = pool.view();
@@ -89,14 +92,15 @@ Status score(const Protocol& protocol, const Window& window, Measured& measured)
     const double bits = std::strtod(std::string(name.codec.substr(kJointPrefix.size())).c_str(), nullptr);
     const format::KvShape& shape = text.shape();
     const double num_values = 2.0 * shape.num_layers * shape.num_kv_heads * shape.num_tokens * shape.head_dim;
-    const std::string policy = name.retention.policy->name;
+    const std::string policy = key_of(name.retention);
     runtime::JointPlan plan =
-        runtime::plan_jointly(shape, {window.sensitivities, window.scores.at(policy), window.drop_losses.at(policy)},
-                              static_cast<std::uint64_t>(bits * num_values / 8.0));
+        window.retentions.at(policy)->joint_plan(window.sensitivities, window.drop_tables.at(policy),
+                                                 static_cast<std::uint64_t>(bits * num_values / 8.0), shape.num_tokens);
     kept = std::move(plan.kept);
     codecs = std::move(plan.codecs);
   } else if (!name.retention.keeps_all()) {
-    kept = runtime::select_positions(text.shape(), window.scores.at(name.retention.policy->name), name.retention);
+    kept = runtime::select_positions(text.shape(), window.retentions.at(key_of(name.retention))->scores().front(),
+                                     name.retention);
   }
   if (codecs.empty()) {
     POLYKV_TRY(codecs, choose(name.codec, text.shape(), window.sensitivities, kept));
@@ -129,7 +133,8 @@ Status measure_window(const Protocol& protocol, std::size_t index, std::vector<M
   for (const Measured& measured : all) {
     POLYKV_TRY(const Name name, parse_name(measured.name));
     wanted.sensitivities |= is_plan(name.codec);
-    if (!name.retention.keeps_all()) wanted.policies.insert(name.retention.policy->name);
+    if (!name.retention.keeps_all()) wanted.policies.insert(key_of(name.retention));
+    if (is_joint(name.codec)) wanted.joint.insert(key_of(name.retention));
   }
   POLYKV_TRY(const Window window, open_window(protocol, index, wanted));
   for (Measured& measured : all) {
@@ -260,18 +265,14 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   ScoredText text(model, *protocol.workers, protocol.tokens.subspan(protocol.offsets[index], kWindowTokens),
                   kScoredTokens);
   say("prefill");
-  std::map<std::string, std::vector<runtime::RetentionScores>> scores;
-  std::map<std::string, std::vector<double>> drop_losses;
+  std::map<std::string, runtime::RetentionChoice> choices;
+  std::map<std::string, std::unique_ptr<runtime::Retention>> retentions;
+  for (const std::string& policy : wanted.policies) {
+    choices[policy] = *runtime::parse_retention(policy);
+    retentions[policy] = std::make_unique<runtime::Retention>(choices[policy], model, *protocol.workers);
+  }
   const auto score_layer = [&](const runtime::LayerKv& layer) {
-    for (const std::string& policy : wanted.policies) {
-      const auto* row = runtime::find_retention_policy(policy);
-      const runtime::RetentionLayer seen{model.config(), layer, *protocol.workers};
-      scores[policy].push_back(row->score(seen));
-      const std::size_t first = runtime::first_sensitivity_row(layer.num_tokens);
-      const std::vector<double> losses = runtime::drop_squares(
-          seen, scores[policy].back(), model.weights().layers[layer.layer].attention_output, first, layer.num_tokens);
-      drop_losses[policy].insert(drop_losses[policy].end(), losses.begin(), losses.end());
-    }
+    for (const auto& [policy, retention] : retentions) retention->add(layer, layer.num_tokens);
   };
   const std::function<void(const runtime::LayerKv&)> no_scores;
   if (const Status status =
@@ -287,10 +288,11 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
                 std::move(reference),
                 {},
                 {{}, runtime::output_squares(model, *protocol.workers)},
-                std::move(scores),
+                std::move(choices),
+                std::move(retentions),
                 {},
-                0.0,
-                std::move(drop_losses)};
+                {},
+                0.0};
   if (protocol.recall) {
     window.passages = passages_of(*protocol.model, window.text.prefix());
     POLYKV_TRY(window.reference_hits, hits_of(protocol, window, exact));
@@ -302,9 +304,21 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
                                           *protocol.workers, {}));
   window.sensitivities = std::move(found.heads);
   window.weights.keys = std::move(found.query_squares);
-  for (auto& [policy, losses] : window.drop_losses)
-    for (std::size_t i = 0; i < losses.size(); ++i)
-      losses[i] /= found.stream_squares[i / (losses.size() / found.stream_squares.size())];
+  if (wanted.joint.empty()) return window;
+  say("drops");
+  std::vector<std::uint32_t> quotation;
+  for (const runtime::TextToken& token : protocol.model->tokenizer.tokenize("\n\n\"")) quotation.push_back(token.id);
+  const std::uint32_t num_tokens = window.text.shape().num_tokens;
+  POLYKV_TRY(const auto rows,
+             runtime::replay_rows(model, exact.view(), window.text.prefix(), num_tokens, quotation, *protocol.workers));
+  const runtime::HeadSource source = [&](std::uint32_t layer, std::uint32_t head, std::size_t) {
+    const std::size_t size = std::size_t{num_tokens} * model.config().head_dim;
+    const tests::Collected& kv = window.text.kv();
+    return runtime::HeadKv{std::span(kv.keys[layer]).subspan(head * size, size),
+                           std::span(kv.values[layer]).subspan(head * size, size)};
+  };
+  for (const std::string& policy : wanted.joint)
+    window.drop_tables[policy] = window.retentions.at(policy)->drop_table(rows, source);
   return window;
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -14,7 +15,7 @@
 #include "cli/runtime/divergence.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/model_runner.h"
-#include "cli/runtime/retention/selection.h"
+#include "cli/runtime/retention/retention.h"
 #include "cli/runtime/sensitivity.h"
 #include "tests/support/scored_text.h"
 
@@ -55,7 +56,7 @@ format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, 
 std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
 
 // CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25% or k5v4/h2o:256; joint:BITS/POLICY, positions and bits
-// together.
+// together, by one policy or by auto.
 struct Name {
   std::string_view codec;
   runtime::RetentionChoice retention;  // keeps all without a policy
@@ -93,19 +94,20 @@ std::vector<Passage> passages_of(const runtime::Model& model, std::span<const st
 // A window's prefix, what its tail gives on uncompressed keys and values, and what plans are made from.
 struct Window {
   tests::ScoredText text;
-  std::vector<float> reference;                     // logits [kScoredTokens][vocab_size] on float16 pages
-  std::vector<runtime::Sensitivity> sensitivities;  // [layer * num_kv_heads + kv_head], if they were asked for
-  runtime::DimensionWeights weights;                // of the keys only with sensitivities
-  std::map<std::string, std::vector<runtime::RetentionScores>> scores;  // [policy][layer], of those asked for
-  std::vector<Passage> passages;                                        // empty without recall
+  std::vector<float> reference;                             // logits [kScoredTokens][vocab_size] on float16 pages
+  std::vector<runtime::Sensitivity> sensitivities;          // [layer * num_kv_heads + kv_head], if they were asked for
+  runtime::DimensionWeights weights;                        // of the keys only with sensitivities
+  std::map<std::string, runtime::RetentionChoice> choices;  // what was asked for, by policy
+  std::map<std::string, std::unique_ptr<runtime::Retention>> retentions;  // of each
+  std::map<std::string, std::vector<double>> drop_tables;                 // of those wanted jointly
+  std::vector<Passage> passages;                                          // empty without recall
   double reference_hits = 0.0;
-  std::map<std::string, std::vector<double>> drop_losses;  // [policy][head][share]
 };
 
 // What a window is prepared for.
 struct Wanted {
   bool sensitivities = false;
-  std::set<std::string> policies = {};
+  std::set<std::string> policies = {}, joint = {};
 };
 // Errors say which window they are about.
 format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted);
