@@ -45,7 +45,7 @@ struct Partial {
 // A worker's buffers.
 struct Scratch {
   std::vector<float> query;    // [vector][head_dim], scaled
-  std::vector<float> scores;   // [kMaxVectors][kPartialSlots]
+  std::vector<float> scores;   // [kMaxVectors][kScoreStride]
   std::vector<float> values;   // [vector][padded_dim]: sums of values with PositionWeights::key, relative to exp(max)^2
   std::vector<float> partial;  // the same of one partial
   std::vector<Attention> attention;
@@ -204,7 +204,7 @@ void Measurement::measure(const StepLayer& step, const core::Tail& tail, std::ui
     return rows.subspan((row * config_.num_q_heads + head) * dim, dim);
   };
   scratch.query.resize(num_vectors * dim);
-  scratch.scores.resize(core::kMaxVectors * core::kPartialSlots);
+  scratch.scores.resize(core::kMaxVectors * core::kScoreStride);
   scratch.attention.assign(num_vectors, {});
   scratch.values.assign(num_vectors * padded_dim_, 0.0f);
   for (std::size_t v = 0; v < num_vectors; ++v) {
@@ -239,7 +239,7 @@ void Measurement::measure(const StepLayer& step, const core::Tail& tail, std::ui
 // the run's positions, and become what to sum their values with; the result says how to join those sums.
 Measurement::Factors Measurement::add_scores(std::size_t vector, std::size_t num_slots, std::size_t end,
                                              const float* const* weights, Scratch& scratch) const {
-  float* scores = scratch.scores.data() + vector * core::kPartialSlots;
+  float* scores = scratch.scores.data() + vector * core::kScoreStride;
   const core::SoftmaxSum part = kernels_.softmax(scores, 0, end, num_slots);
   if (!(part.sum > 0.0f)) return {1.0f, 0.0f};
   std::array<float, 3> squares{};
@@ -310,7 +310,7 @@ void Measurement::add_sinks(std::uint32_t layer, std::uint32_t kv_head, std::siz
   const std::size_t dim = config_.head_dim, num_sinks = std::min(pool_.num_sinks(), num_visible_);
   const std::byte* sinks = pool_.sink_keys(layer, kv_head).data();
   for (std::size_t v = 0; v < num_vectors; ++v) {
-    float* scores = scratch.scores.data() + v * core::kPartialSlots;
+    float* scores = scratch.scores.data() + v * core::kScoreStride;
     std::fill_n(scores, kTile, 0.0f);
     for (std::size_t i = 0; i < num_sinks; ++i)
       scores[i] = kernels_.dot_float16(scratch.query.data() + v * dim, sinks + i * dim * 2, dim);

@@ -16,21 +16,23 @@
 
 namespace polykv::core {
 
-// Scores and weights of a partial: [num_vectors][kPartialSlots], slot 0 being the first of the partial.
-inline constexpr std::size_t kPartialSlots = 512;
+// Scores and weights of a partial: [num_vectors][kScoreStride], slot 0 being the first of the partial. The stride is an
+// odd number of cache lines, so that the same slots of all vectors have different places in a cache.
+inline constexpr std::size_t kPartialSlots = 512, kScoreStride = kPartialSlots + 16;
 
 // Vectors that a kernel takes at most: 96 KiB of scores, which stay in the second-level cache.
 inline constexpr std::size_t kMaxVectors = 48;
 
-// Query vectors as 15-bit integers: value = scale * code, code = 128 * high + low, |code| <= 16256.
+// Query vectors as 15-bit integers: value = scale * code, code = 128 * high + low, |code| <= 16256. Four dims of all
+// vectors stand together, which is how they meet the codes of a tile.
 struct CodeQueries {
-  const std::int16_t* codes;       // [num_vectors][head_dim]
-  const std::int8_t* high;         // [num_vectors][head_dim], -127 to 127
-  const std::int8_t* low;          // [num_vectors][head_dim], 0 to 127
-  const std::int32_t* block_sums;  // [num_vectors][num_blocks]: sums of codes over a scale's dims
-  const float* scales;             // [num_vectors]
-  const float* offsets;            // [num_vectors]: added to every score (query times the mean of the keys)
-  std::size_t num_vectors;         // 1 to kMaxVectors
+  const std::int16_t* codes;   // [head_dim / 4][stride][dims 0, 2, 1 and 3 of the four]
+  const std::int8_t* planes;   // [head_dim / 4][stride][high, -127 to 127; low, 0 to 127][4]
+  const std::int32_t* biases;  // [num_blocks][stride]: -128 * the sum of the codes over a scale's dims
+  const float* scales;         // [num_vectors]
+  const float* offsets;        // [num_vectors]: added to every score (query times the mean of the keys)
+  std::size_t num_vectors;     // 1 to kMaxVectors
+  std::size_t stride;          // vectors
 };
 
 // Consecutive tiles of one page. head_dim is a multiple of 8, at most 512.
@@ -40,8 +42,9 @@ struct KeyTiles {
       codes;              // [num_tiles][head_dim * 2 * bits bytes]; float16 [num_tiles][head_dim][16] for score_float16
   std::size_t num_tiles;  // 1 to 4
   std::size_t head_dim;
-  unsigned bits;     // 1 to 7, or 8: k8; not used by score_float16
-  int exponent = 0;  // of byte scales: -64 to 63
+  unsigned bits;          // 1 to 7, or 8: k8; not used by score_float16
+  int exponent = 0;       // of byte scales: -64 to 63
+  std::size_t ahead = 0;  // bytes: what lies so far after each scale and code is prefetched
 };
 
 struct ValueTiles {
@@ -52,6 +55,7 @@ struct ValueTiles {
   std::size_t padded_dim;  // a multiple of 16, at most 512
   unsigned bits;           // 1 to 8; not used by add_float16
   int exponent = 0;        // of byte scales: -64 to 63
+  std::size_t ahead = 0;   // bytes: what lies so far after each scale and code is prefetched
 };
 
 struct SoftmaxSum {

@@ -10,22 +10,19 @@
 #include <limits>
 
 #include "core/kernels/attention.h"
-#include "core/kernels/expand.h"
+#include "core/kernels/expand_avx2.h"
 #include "core/kernels/target.h"
+#include "core/kernels/unroll.h"
 
 POLYKV_TARGET_BEGIN("avx2,fma,f16c")
 namespace polykv::core {
 namespace {
 
 constexpr std::size_t kTile = 16;
-constexpr std::size_t kMaxTiles = 4;
-constexpr std::size_t kGroup = 64;  // codes
 
 __m256 load_float16(const std::byte* bytes) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
-
-__m128i load_16(const void* bytes) { return _mm_loadu_si128(static_cast<const __m128i*>(bytes)); }
 
 // Eight scales of codes of `bits` bits, from the one numbered `first` of a row: bytes of trellis codes, or float16.
 constexpr std::size_t scale_row_bytes(unsigned bits) { return bits <= 5 ? kTile : 2 * kTile; }
@@ -36,11 +33,9 @@ __m256 load_scales(const std::byte* row, std::size_t first, unsigned bits, int e
   return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpeq_epi32(x, _mm256_setzero_si256()), scales));
 }
 
-// Four 16-bit integers in every 64-bit lane.
-__m256i broadcast_8(const void* bytes) {
-  long long value;
-  std::memcpy(&value, bytes, sizeof value);
-  return _mm256_set1_epi64x(value);
+// Two 16-bit integers in every 32-bit lane.
+__m256i broadcast_4(const std::int16_t* integers) {
+  return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(integers)));
 }
 
 // 16 floats as two registers: lanes 0 to 7 and 8 to 15. Adds lanes 8 apart, then 4, 2 and 1.
@@ -51,79 +46,67 @@ float sum_lanes(__m256 low, __m256 high) {
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
-// Eight sums of four from two registers that hold each of them in two neighbouring lanes.
-__m256i add_pairs(__m256i first, __m256i second) {
-  return _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8);
+// What kVectors vectors' four 16-bit integers for a group, in the order 0, 2, 1, 3 and `stride` of them apart, make of
+// its integers: added to `sums`.
+template <std::size_t kVectors>
+void add_products(const Words& first, const Words& second, const std::int16_t* fours, std::size_t stride,
+                  __m256i (&sums)[kVectors][2]) {
+  POLYKV_UNROLL
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const __m256i even = broadcast_4(fours + v * stride), odd = broadcast_4(fours + v * stride + 2);
+    sums[v][0] = _mm256_add_epi32(sums[v][0], _mm256_madd_epi16(first.even, even));
+    sums[v][1] = _mm256_add_epi32(sums[v][1], _mm256_madd_epi16(second.even, even));
+    sums[v][0] = _mm256_add_epi32(sums[v][0], _mm256_madd_epi16(first.odd, odd));
+    sums[v][1] = _mm256_add_epi32(sums[v][1], _mm256_madd_epi16(second.odd, odd));
+  }
 }
+
+constexpr std::size_t kVectorsAtOnce = 6;
 
 // ---- scores
 
-// The exact sums over groups [group, end) for 16 positions.
-template <std::size_t kVectors>
-void add_groups(const std::int8_t* keys, std::size_t group, std::size_t end, const std::int16_t* codes,
-                std::size_t head_dim, __m256i (&total)[kVectors][2]) {
-  __m256i sum[kVectors][4];
-  for (std::size_t v = 0; v < kVectors; ++v)
-    for (std::size_t i = 0; i < 4; ++i) sum[v][i] = _mm256_setzero_si256();
-  for (; group < end; ++group) {
-    __m256i query[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) query[v] = broadcast_8(codes + v * head_dim + group * 4);
-    for (std::size_t i = 0; i < 4; ++i) {  // four positions of four dims
-      const __m256i key = _mm256_cvtepi8_epi16(load_16(keys + group * kGroup + i * 16));
-      for (std::size_t v = 0; v < kVectors; ++v)
-        sum[v][i] = _mm256_add_epi32(sum[v][i], _mm256_madd_epi16(key, query[v]));
+// kVectors vectors from `first` on against one tile. Sums of blocks wait in `scores`.
+template <std::size_t kVectors, typename Keys>
+void score_tile(const Keys& keys, std::size_t tile, const KeyTiles& tiles, const CodeQueries& queries,
+                const float* factors, std::size_t first, float* scores) {
+  const std::size_t num_groups = tiles.head_dim / 4, block_groups = tiles.bits == 8 ? 8 : num_groups;
+  const std::size_t num_blocks = tiles.bits == 8 ? (num_groups + 7) / 8 : 1;
+  const std::int16_t* codes = queries.codes + first * 4;
+  scores += first * kScoreStride + tile * kTile;
+  for (std::size_t block = 0, group = 0; block < num_blocks; ++block) {
+    __m256i total[kVectors][2];
+    POLYKV_UNROLL
+    for (std::size_t v = 0; v < kVectors; ++v) total[v][0] = total[v][1] = _mm256_setzero_si256();
+    for (const std::size_t end = group + block_groups < num_groups ? group + block_groups : num_groups; group < end;
+         ++group, codes += queries.stride * 4) {
+      const Words half_0 = keys.template load<0>(tile, group), half_1 = keys.template load<1>(tile, group);
+      add_products<kVectors>(half_0, half_1, codes, 4, total);
+    }
+    const std::byte* scales = tiles.scales + (tile * num_blocks + block) * scale_row_bytes(tiles.bits);
+    __builtin_prefetch(scales + tiles.ahead, 0, 3);
+    for (std::size_t i = 0; i < 2; ++i) {
+      const __m256 key_scales = load_scales(scales, 8 * i, tiles.bits, tiles.exponent);
+      POLYKV_UNROLL
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        float* to = scores + v * kScoreStride + i * 8;
+        __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(total[v][i]), key_scales);
+        if (block > 0) sum = _mm256_add_ps(_mm256_loadu_ps(to), sum);
+        if (block + 1 == num_blocks)
+          sum = _mm256_add_ps(_mm256_mul_ps(sum, _mm256_set1_ps(factors[first + v])),
+                              _mm256_set1_ps(queries.offsets[first + v]));
+        _mm256_storeu_ps(to, sum);
+      }
     }
   }
-  for (std::size_t v = 0; v < kVectors; ++v)
-    for (std::size_t i = 0; i < 2; ++i) total[v][i] = add_pairs(sum[v][2 * i], sum[v][2 * i + 1]);
 }
 
 template <std::size_t kVectors>
-void score_tile(const std::int8_t* keys, const std::byte* scales, const KeyTiles& tiles, const CodeQueries& queries,
-                std::size_t first, float step, float* scores) {
-  const std::size_t num_groups = tiles.head_dim / 4, block_groups = tiles.bits == 8 ? 8 : num_groups;
-  __m256 sum[kVectors][2];  // from -0: adding to it changes nothing, not even the sign of a zero
-  for (std::size_t v = 0; v < kVectors; ++v) sum[v][0] = sum[v][1] = _mm256_set1_ps(-0.0f);
-  for (std::size_t group = 0; group < num_groups; group += block_groups, scales += scale_row_bytes(tiles.bits)) {
-    const std::size_t end = group + block_groups < num_groups ? group + block_groups : num_groups;
-    __m256i total[kVectors][2];
-    add_groups<kVectors>(keys, group, end, queries.codes + first * tiles.head_dim, tiles.head_dim, total);
-    for (std::size_t v = 0; v < kVectors; ++v)
-      for (std::size_t i = 0; i < 2; ++i) {
-        const __m256 key_scales = load_scales(scales, 8 * i, tiles.bits, tiles.exponent);
-        const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(total[v][i]), key_scales);
-        sum[v][i] = _mm256_add_ps(sum[v][i], product);
-      }
-  }
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    const __m256 scale = _mm256_set1_ps(queries.scales[first + v] * step);
-    const __m256 offset = _mm256_set1_ps(queries.offsets[first + v]);
-    for (std::size_t i = 0; i < 2; ++i)
-      _mm256_storeu_ps(scores + (first + v) * kPartialSlots + i * 8,
-                       _mm256_add_ps(_mm256_mul_ps(sum[v][i], scale), offset));
-  }
-}
-
-void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* scores) {
-  alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* keys = expand_avx2({tiles.codes, tiles.num_tiles, tiles.head_dim / 4, tiles.bits, true}, room);
-  const float step = tiles.bits == 8 ? 1.0f : codebook(tiles.bits).step;
-  const std::size_t num_blocks = tiles.bits == 8 ? (tiles.head_dim + 31) / 32 : 1;
-  for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, scores += kTile) {
-    const std::int8_t* tile_keys = keys + tile * tiles.head_dim * kTile;
-    const std::byte* scales = tiles.scales + tile * num_blocks * scale_row_bytes(tiles.bits);
-    std::size_t v = 0;
-    for (; v + 3 <= queries.num_vectors; v += 3) score_tile<3>(tile_keys, scales, tiles, queries, v, step, scores);
-    if (queries.num_vectors - v == 2) score_tile<2>(tile_keys, scales, tiles, queries, v, step, scores);
-    if (queries.num_vectors - v == 1) score_tile<1>(tile_keys, scales, tiles, queries, v, step, scores);
-  }
-}
-
-template <std::size_t kVectors>
-void score_tile_float16(const std::byte* keys, std::size_t head_dim, const float* queries, float* scores) {
+void score_tile_float16(const std::byte* keys, std::size_t ahead, std::size_t head_dim, const float* queries,
+                        float* scores) {
   __m256 sum[kVectors][2];
   for (std::size_t v = 0; v < kVectors; ++v) sum[v][0] = sum[v][1] = _mm256_setzero_ps();
   for (std::size_t d = 0; d < head_dim; ++d) {
+    __builtin_prefetch(keys + d * kTile * 2 + ahead, 0, 3);
     const __m256 low = load_float16(keys + d * kTile * 2), high = load_float16(keys + d * kTile * 2 + kTile);
     for (std::size_t v = 0; v < kVectors; ++v) {
       const __m256 query = _mm256_set1_ps(queries[v * head_dim + d]);
@@ -132,7 +115,7 @@ void score_tile_float16(const std::byte* keys, std::size_t head_dim, const float
     }
   }
   for (std::size_t v = 0; v < kVectors; ++v)
-    for (std::size_t i = 0; i < 2; ++i) _mm256_storeu_ps(scores + v * kPartialSlots + i * 8, sum[v][i]);
+    for (std::size_t i = 0; i < 2; ++i) _mm256_storeu_ps(scores + v * kScoreStride + i * 8, sum[v][i]);
 }
 
 void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_vectors, float* scores) {
@@ -142,10 +125,11 @@ void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_
     float* to = scores + tile * kTile;
     std::size_t v = 0;
     for (; v + 6 <= num_vectors; v += 6)
-      score_tile_float16<6>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
+      score_tile_float16<6>(keys, tiles.ahead, head_dim, queries + v * head_dim, to + v * kScoreStride);
     for (; v + 3 <= num_vectors; v += 3)
-      score_tile_float16<3>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
-    for (; v < num_vectors; ++v) score_tile_float16<1>(keys, head_dim, queries + v * head_dim, to + v * kPartialSlots);
+      score_tile_float16<3>(keys, tiles.ahead, head_dim, queries + v * head_dim, to + v * kScoreStride);
+    for (; v < num_vectors; ++v)
+      score_tile_float16<1>(keys, tiles.ahead, head_dim, queries + v * head_dim, to + v * kScoreStride);
   }
 }
 
@@ -210,79 +194,87 @@ SoftmaxSum softmax(float* scores, std::size_t begin, std::size_t end, std::size_
 // Value scales; negative ones and those that are not finite as 0.
 __m256 load_value_scales(const ValueTiles& tiles, std::size_t tile, std::size_t first) {
   const std::byte* row = tiles.scales + tile * scale_row_bytes(tiles.bits);
+  __builtin_prefetch(row + tiles.ahead, 0, 3);
   const __m256 x = load_scales(row, first, tiles.bits, tiles.exponent);
   const __m256 finite = _mm256_cmp_ps(x, _mm256_set1_ps(std::numeric_limits<float>::max()), _CMP_LE_OQ);
   return _mm256_max_ps(_mm256_and_ps(x, finite), _mm256_setzero_ps());
 }
 
-// The weights of one tile as 16-bit integers, and the factor of their sums; both 0, if the tile is skipped.
-float quantize_weights(const float* weights, __m256 low_scales, __m256 high_scales, float step, std::int16_t* out) {
-  const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(weights), low_scales);
-  const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(weights + 8), high_scales);
-  const float top = max_lane(_mm256_max_ps(low, high));
-  const bool used = top > kLeastTop;
-  const __m256 inverse = _mm256_set1_ps(used ? 255.0f / top : 0.0f);
-  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(low, inverse)),
-                b = _mm256_cvtps_epi32(_mm256_mul_ps(high, inverse));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
-  return used ? top * kOver255 * step : 0.0f;
+// One vector's weights of a page as 16-bit integers, of four neighbouring positions in the order 0, 2, 1, 3.
+struct Weights {
+  alignas(32) std::int16_t codes[kMaxTiles][kTile];
+  float factors[8], inverses[8];  // of a tile: at `lane`
+  static constexpr std::size_t lane(std::size_t tile) { return tile % 2 * 4 + tile / 2 * 2; }
+};
+
+// The weights of each vector; zeros in skipped tiles.
+void quantize_weights(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, Weights* out) {
+  __m256 scales[kMaxTiles][2];
+  for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile)
+    for (std::size_t i = 0; i < 2; ++i) scales[tile][i] = load_value_scales(tiles, tile, 8 * i);
+  const __m256i order =
+      _mm256_set_epi64x(0x0f0e0b0a0d0c0908, 0x0706030205040100, 0x0f0e0b0a0d0c0908, 0x0706030205040100);
+  for (std::size_t v = 0; v < num_vectors; ++v, weights += kScoreStride) {
+    __m256 x[kMaxTiles][2], tops[kMaxTiles];
+    for (std::size_t tile = 0; tile < kMaxTiles; ++tile) {
+      for (std::size_t i = 0; i < 2; ++i)
+        x[tile][i] = tile < tiles.num_tiles
+                         ? _mm256_mul_ps(_mm256_loadu_ps(weights + tile * kTile + i * 8), scales[tile][i])
+                         : _mm256_setzero_ps();
+      tops[tile] = _mm256_max_ps(x[tile][0], x[tile][1]);
+    }
+    const __m256 top_01 =
+        _mm256_max_ps(_mm256_permute2f128_ps(tops[0], tops[1], 0x20), _mm256_permute2f128_ps(tops[0], tops[1], 0x31));
+    const __m256 top_23 =
+        _mm256_max_ps(_mm256_permute2f128_ps(tops[2], tops[3], 0x20), _mm256_permute2f128_ps(tops[2], tops[3], 0x31));
+    __m256 top = _mm256_max_ps(_mm256_shuffle_ps(top_01, top_23, 0x44), _mm256_shuffle_ps(top_01, top_23, 0xee));
+    top = _mm256_max_ps(top, _mm256_permute_ps(top, 0xb1));  // of tiles 0, 0, 2, 2, 1, 1, 3, 3
+    const __m256 used = _mm256_cmp_ps(top, _mm256_set1_ps(kLeastTop), _CMP_GT_OQ);
+    const __m256 factor =
+        _mm256_mul_ps(_mm256_mul_ps(top, _mm256_set1_ps(kOver255)), _mm256_set1_ps(codebook(tiles.bits).step));
+    _mm256_storeu_ps(out[v].factors, _mm256_and_ps(used, factor));
+    _mm256_storeu_ps(out[v].inverses, _mm256_and_ps(used, _mm256_div_ps(_mm256_set1_ps(255.0f), top)));
+    for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
+      const __m256 inverse = _mm256_set1_ps(out[v].inverses[Weights::lane(tile)]);
+      const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(x[tile][0], inverse)),
+                                                _mm256_cvtps_epi32(_mm256_mul_ps(x[tile][1], inverse)));
+      store_32(out[v].codes[tile], _mm256_permute4x64_epi64(_mm256_shuffle_epi8(packed, order), 0xd8));
+    }
+  }
 }
 
 // ---- values
 
-struct Weights {
-  alignas(32) std::int16_t codes[kMaxVectors][kTile];
-  float factors[kMaxVectors];
-};
-
-// kVectors vectors, one tile, one block of 16 dims.
-template <std::size_t kVectors>
-void add_block(const std::int8_t* values, std::size_t num_blocks, const Weights& weights, std::size_t first, float* out,
-               std::size_t out_stride) {
-  __m256i total[kVectors][4];
-  for (std::size_t v = 0; v < kVectors; ++v)
-    for (std::size_t i = 0; i < 4; ++i) total[v][i] = _mm256_setzero_si256();
-  for (std::size_t quad = 0; quad < 4; ++quad) {
-    __m256i weight[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) weight[v] = broadcast_8(&weights.codes[first + v][quad * 4]);
-    for (std::size_t i = 0; i < 4; ++i) {  // four dims of four positions
-      const __m256i value = _mm256_cvtepi8_epi16(load_16(values + quad * num_blocks * kGroup + i * 16));
-      for (std::size_t v = 0; v < kVectors; ++v)
-        total[v][i] = _mm256_add_epi32(total[v][i], _mm256_madd_epi16(value, weight[v]));
-    }
-  }
-  for (std::size_t v = 0; v < kVectors; ++v) {
-    const __m256 factor = _mm256_set1_ps(weights.factors[first + v]);
-    for (std::size_t i = 0; i < 2; ++i) {
-      float* to = out + (first + v) * out_stride + i * 8;
-      const __m256 sum = _mm256_cvtepi32_ps(add_pairs(total[v][2 * i], total[v][2 * i + 1]));
-      _mm256_storeu_ps(to, _mm256_fmadd_ps(sum, factor, _mm256_loadu_ps(to)));
-    }
-  }
-}
-
-void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
-  alignas(32) std::int8_t room[kMaxTiles * kTile * 512];
-  const std::int8_t* values =
-      expand_avx2({tiles.codes, tiles.num_tiles, tiles.padded_dim / 4, tiles.bits, false}, room);
-  const float step = codebook(tiles.bits).step;
+// kVectors vectors from `first` on, 16 dims, all tiles.
+template <std::size_t kVectors, typename Values>
+void add_block(const Values& values, std::size_t block, const ValueTiles& tiles, const Weights* weights,
+               std::size_t first, float* out) {
+  constexpr std::size_t kStride = sizeof(Weights) / sizeof(std::int16_t);
   const std::size_t num_blocks = tiles.padded_dim / kTile;
-  Weights quantized;
-  for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile, values += tiles.padded_dim * kTile) {
-    const __m256 low_scales = load_value_scales(tiles, tile, 0), high_scales = load_value_scales(tiles, tile, 8);
-    for (std::size_t v = 0; v < num_vectors; ++v)
-      quantized.factors[v] = quantize_weights(weights + v * kPartialSlots + tile * kTile, low_scales, high_scales, step,
-                                              quantized.codes[v]);
-    for (std::size_t block = 0; block < num_blocks; ++block) {
-      const std::int8_t* from = values + block * kGroup;
-      float* to = out + block * kTile;
-      std::size_t v = 0;
-      for (; v + 3 <= num_vectors; v += 3) add_block<3>(from, num_blocks, quantized, v, to, tiles.padded_dim);
-      if (num_vectors - v == 2) add_block<2>(from, num_blocks, quantized, v, to, tiles.padded_dim);
-      if (num_vectors - v == 1) add_block<1>(from, num_blocks, quantized, v, to, tiles.padded_dim);
+  out += first * tiles.padded_dim + block * kTile;
+  for (std::size_t tile = 0; tile < tiles.num_tiles; ++tile) {
+    __m256i total[kVectors][2];
+    POLYKV_UNROLL
+    for (std::size_t v = 0; v < kVectors; ++v) total[v][0] = total[v][1] = _mm256_setzero_si256();
+    POLYKV_NO_UNROLL
+    for (std::size_t quad = 0; quad < 4; ++quad) {
+      const std::int16_t* codes = weights[first].codes[tile] + quad * 4;
+      const std::size_t group = quad * num_blocks + block;
+      const Words half_0 = values.template load<0>(tile, group), half_1 = values.template load<1>(tile, group);
+      add_products<kVectors>(half_0, half_1, codes, kStride, total);
+    }
+    POLYKV_UNROLL
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      const __m256 factor = _mm256_set1_ps(weights[first + v].factors[Weights::lane(tile)]);
+      for (std::size_t i = 0; i < 2; ++i) {
+        float* to = out + v * tiles.padded_dim + i * 8;
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[v][i]), factor, _mm256_loadu_ps(to)));
+      }
     }
   }
 }
+
+#include "core/kernels/attention_body.inc"
 
 // kVectors vectors, 8 * kEights dims from `first_dim`, all tiles.
 template <std::size_t kVectors, std::size_t kEights>
@@ -293,10 +285,11 @@ void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_
       sum[v][i] = _mm256_loadu_ps(out + v * tiles.padded_dim + first_dim + i * 8);
   for (std::size_t t = 0; t < tiles.num_tiles * kTile; ++t) {
     const std::byte* from = tiles.codes + (t * tiles.padded_dim + first_dim) * 2;
+    for (std::size_t i = 0; i < kEights; i += 4) __builtin_prefetch(from + i * 16 + tiles.ahead, 0, 3);
     __m256 value[kEights];
     for (std::size_t i = 0; i < kEights; ++i) value[i] = load_float16(from + i * 16);
     for (std::size_t v = 0; v < kVectors; ++v) {
-      const __m256 weight = _mm256_set1_ps(weights[v * kPartialSlots + t]);
+      const __m256 weight = _mm256_set1_ps(weights[v * kScoreStride + t]);
       for (std::size_t i = 0; i < kEights; ++i) sum[v][i] = _mm256_fmadd_ps(weight, value[i], sum[v][i]);
     }
   }
@@ -307,12 +300,12 @@ void add_block_float16(const ValueTiles& tiles, const float* weights, std::size_
 
 void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_vectors, float* out) {
   std::size_t v = 0;
-  for (; v + 3 <= num_vectors; v += 3, weights += 3 * kPartialSlots, out += 3 * tiles.padded_dim) {
+  for (; v + 3 <= num_vectors; v += 3, weights += 3 * kScoreStride, out += 3 * tiles.padded_dim) {
     std::size_t dim = 0;
     for (; dim + 32 <= tiles.padded_dim; dim += 32) add_block_float16<3, 4>(tiles, weights, dim, out);
     for (; dim < tiles.padded_dim; dim += 16) add_block_float16<3, 2>(tiles, weights, dim, out);
   }
-  for (; v < num_vectors; ++v, weights += kPartialSlots, out += tiles.padded_dim)
+  for (; v < num_vectors; ++v, weights += kScoreStride, out += tiles.padded_dim)
     for (std::size_t dim = 0; dim < tiles.padded_dim; dim += 16) add_block_float16<1, 2>(tiles, weights, dim, out);
 }
 

@@ -14,6 +14,8 @@ namespace polykv::core {
 
 float exp_nonpositive(float x) {
   using namespace exponential;
+  if (x == 0.0f)
+    return 1.0f;  // what follows gives that too; of two partials that are merged one has the larger maximum
   if (!(x >= kLowest)) return 0.0f;
   const float rounded = std::fma(x, kLog2E, kRound);
   const float n = rounded - kRound;
@@ -117,12 +119,14 @@ void score_codes(const KeyTiles& tiles, const CodeQueries& queries, float* score
         for (std::size_t block = 0; block < num_blocks; ++block) {
           std::int32_t total = 0;
           const std::size_t end = std::min(tiles.head_dim, (block + 1) * block_dim);
-          for (std::size_t d = block * block_dim; d < end; ++d)
-            total += queries.codes[v * tiles.head_dim + d] * keys[d / 4 * kGroup + t * 4 + d % 4];
+          for (std::size_t d = block * block_dim; d < end; ++d) {
+            const std::int8_t* planes = queries.planes + (d / 4 * queries.stride + v) * 8 + d % 4;
+            total += (128 * planes[0] + planes[4]) * keys[d / 4 * kGroup + t * 4 + d % 4];
+          }
           const std::size_t scale = (tile * num_blocks + block) * kTile + t;
           sum += static_cast<float>(total) * scale_at(tiles.scales, scale, tiles.bits, tiles.exponent);
         }
-        scores[v * kPartialSlots + tile * kTile + t] = sum * (queries.scales[v] * step) + queries.offsets[v];
+        scores[v * kScoreStride + tile * kTile + t] = sum * (queries.scales[v] * step) + queries.offsets[v];
       }
   }
 }
@@ -135,7 +139,7 @@ void score_float16(const KeyTiles& tiles, const float* queries, std::size_t num_
         for (std::size_t d = 0; d < tiles.head_dim; ++d)
           sum = std::fma(float16_at(tiles.codes, (tile * tiles.head_dim + d) * kTile + t),
                          queries[v * tiles.head_dim + d], sum);
-        scores[v * kPartialSlots + tile * kTile + t] = sum;
+        scores[v * kScoreStride + tile * kTile + t] = sum;
       }
 }
 
@@ -172,7 +176,7 @@ void add_codes(const ValueTiles& tiles, const float* weights, std::size_t num_ve
     expand(tiles.codes + tile * tiles.padded_dim * 2 * tiles.bits, tiles.bits, false, tiles.padded_dim / 4, values);
     for (std::size_t v = 0; v < num_vectors; ++v) {
       std::uint8_t u8[kTile];
-      const float factor = quantize_weights(weights + v * kPartialSlots + tile * kTile, tiles, tile, step, u8);
+      const float factor = quantize_weights(weights + v * kScoreStride + tile * kTile, tiles, tile, step, u8);
       if (factor == 0.0f) continue;
       for (std::size_t d = 0; d < tiles.padded_dim; ++d) {
         std::int32_t total = 0;
@@ -190,7 +194,7 @@ void add_float16(const ValueTiles& tiles, const float* weights, std::size_t num_
     for (std::size_t t = 0; t < tiles.num_tiles * kTile; ++t)
       for (std::size_t d = 0; d < tiles.padded_dim; ++d) {
         float& sum = out[v * tiles.padded_dim + d];
-        sum = std::fma(weights[v * kPartialSlots + t], float16_at(tiles.codes, t * tiles.padded_dim + d), sum);
+        sum = std::fma(weights[v * kScoreStride + t], float16_at(tiles.codes, t * tiles.padded_dim + d), sum);
       }
 }
 

@@ -1,5 +1,4 @@
-// Tiles of codes to the integers of their codebook, for the attention kernels of one instruction set each: what is done
-// once to a page for all queries. core/kernels/attention_scalar.cpp says it in C++.
+// What the expanding of codes (expand_avx2.h, expand_avx512.h) is given.
 #pragma once
 
 #include <cstddef>
@@ -10,18 +9,12 @@ namespace polykv::core {
 // Tiles of one page, one after the other, as in attention.h.
 struct CodeTiles {
   const std::byte* codes;
-  std::size_t num_tiles;   // 1 to 4
-  std::size_t num_groups;  // of 64 codes, in a tile
+  std::size_t num_tiles;   // 1 to kMaxTiles
+  std::size_t num_groups;  // of 64 codes, in a tile: 2 to kMaxGroups
   unsigned bits;           // 1 to 8
-  bool is_key;             // the order of dimensions in the groups; trellis codes depend on it
+  std::size_t ahead = 0;
 };
 
-#if defined(__x86_64__)
-// out [num_tiles][num_groups][64], 64-byte aligned; each byte is xored with `flip`.
-void expand_avx512(const CodeTiles& tiles, std::uint8_t flip, std::int8_t* out);
-
-// `room` [num_tiles][num_groups][64], 32-byte aligned, is where the result is, unless 8-bit codes can be read in place.
-const std::int8_t* expand_avx2(const CodeTiles& tiles, std::int8_t* room);
-#endif
+inline constexpr std::size_t kMaxTiles = 4, kMaxGroups = 128, kGroupCodes = 64;
 
 }  // namespace polykv::core

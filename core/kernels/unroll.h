@@ -6,6 +6,8 @@
 
 #if defined(__clang__)
 #define POLYKV_UNROLL _Pragma("clang loop unroll(full)")
+#define POLYKV_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
 #define POLYKV_UNROLL _Pragma("GCC unroll 16")
+#define POLYKV_NO_UNROLL _Pragma("GCC unroll 1")
 #endif

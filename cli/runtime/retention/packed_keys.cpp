@@ -26,7 +26,7 @@ PackedKeys::PackedKeys(std::span<const std::uint16_t> keys, std::size_t head_dim
 void PackedKeys::score(const float* queries, std::size_t num_vectors, std::size_t num_slots, float* out,
                        std::size_t stride) const {
   const core::AttentionKernels& kernels = *core::active_kernels().attention;
-  std::vector<float> partial(num_vectors * core::kPartialSlots);
+  std::vector<float> partial(num_vectors * core::kScoreStride);
   for (std::size_t first = 0; first < num_slots; first += core::kPartialSlots) {
     const std::size_t count = std::min(core::kPartialSlots, num_slots - first);
     for (std::size_t slot = 0; slot < count; slot += kPage) {
@@ -35,7 +35,7 @@ void PackedKeys::score(const float* queries, std::size_t num_vectors, std::size_
                             partial.data() + slot);
     }
     for (std::size_t v = 0; v < num_vectors; ++v)
-      std::copy_n(partial.data() + v * core::kPartialSlots, count, out + v * stride + first);
+      std::copy_n(partial.data() + v * core::kScoreStride, count, out + v * stride + first);
   }
 }
 

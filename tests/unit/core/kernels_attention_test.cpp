@@ -22,7 +22,7 @@ namespace {
 
 using namespace polykv;
 using core::AttentionKernels;
-using core::kPartialSlots;
+using core::kScoreStride;
 
 const AttentionKernels& scalar() { return *core::supported_kernels().back()->attention; }
 
@@ -104,10 +104,10 @@ struct Queries {
   std::size_t num_vectors;
   Queries(Random& random, std::size_t num, std::size_t head_dim, std::size_t block_dim)
       : values(random.normals(num * head_dim)), offsets(random.normals(num)), num_vectors(num) {
-    integers.resize(num, head_dim, block_dim);
-    for (std::size_t v = 0; v < num; ++v) integers.assign(v, {values.data() + v * head_dim, head_dim});
+    integers.resize(1, num, head_dim, block_dim);
+    for (std::size_t v = 0; v < num; ++v) integers.assign(0, v, {values.data() + v * head_dim, head_dim});
   }
-  core::CodeQueries view() const { return integers.view(0, num_vectors, offsets.data()); }
+  core::CodeQueries view() const { return integers.view(0, 0, num_vectors, offsets.data()); }
 };
 
 }  // namespace
@@ -122,22 +122,24 @@ TEST_CASE("attention kernels: the tables that run here", "[kernels_attention]") 
 TEST_CASE("attention kernels: query codes", "[kernels_attention]") {
   const float values[8] = {1.0f, -1.0f, 0.5f, 0.0f, 1e-9f, -0.25f, 0.00003f, 0.0078125f};
   core::IntegerQueries queries;
-  queries.resize(1, 8, 8);
-  queries.assign(0, values);
-  const core::CodeQueries view = queries.view(0, 1, nullptr);
+  queries.resize(1, 1, 8, 8);
+  queries.assign(0, 0, values);
+  const core::CodeQueries view = queries.view(0, 0, 1, nullptr);
   const int expected[8] = {16256, -16256, 8128, 0, 0, -4064, 0, 127};
   int sum = 0;
   for (int d = 0; d < 8; ++d) {
-    CHECK(view.codes[d] == expected[d]);
-    CHECK(128 * view.high[d] + view.low[d] == expected[d]);
-    CHECK(view.low[d] >= 0);
+    const std::size_t four = static_cast<std::size_t>(d) / 4 * view.stride;
+    const std::int8_t high = view.planes[four * 8 + d % 4], low = view.planes[four * 8 + 4 + d % 4];
+    CHECK(view.codes[four * 4 + d % 2 * 2 + d % 4 / 2] == expected[d]);
+    CHECK(128 * high + low == expected[d]);
+    CHECK(low >= 0);
     sum += expected[d];
   }
-  CHECK(view.block_sums[0] == sum);
+  CHECK(view.biases[0] == -128 * sum);
   CHECK(view.scales[0] == 1.0f / 16256.0f);
-  queries.assign(0, std::vector<float>(8, 1e-38f));
-  CHECK(queries.view(0, 1, nullptr).scales[0] == 0.0f);
-  CHECK(queries.view(0, 1, nullptr).codes[3] == 0);
+  queries.assign(0, 0, std::vector<float>(8, 1e-38f));
+  CHECK(queries.view(0, 0, 1, nullptr).scales[0] == 0.0f);
+  CHECK(queries.view(0, 0, 1, nullptr).codes[3] == 0);
 }
 
 TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
@@ -150,11 +152,11 @@ TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
       const auto codes = random.bytes(num_tiles * head_dim * 2 * bits);
       const auto scales = random_scales(random, num_tiles * num_blocks * 16, bits);
       const core::KeyTiles tiles{scales.data(), codes.data(), num_tiles, head_dim, bits, kExponent};
-      std::vector<float> expected(num_vectors * kPartialSlots, -1.0f);
+      std::vector<float> expected(num_vectors * kScoreStride, -1.0f);
       scalar().score_codes(tiles, queries.view(), expected.data());
       for (const core::KernelTable* table : core::supported_kernels()) {
         INFO(table->name << " head_dim " << head_dim << " bits " << bits << " vectors " << num_vectors);
-        std::vector<float> scores(num_vectors * kPartialSlots, -1.0f);
+        std::vector<float> scores(num_vectors * kScoreStride, -1.0f);
         table->attention->score_codes(tiles, queries.view(), scores.data());
         CHECK(same_bits(scores, expected));
       }
@@ -176,7 +178,7 @@ TEST_CASE("attention kernels: scores of codes", "[kernels_attention]") {
             magnitude += std::fabs(key * queries.values[v * head_dim + d]);
             query_error += std::fabs(key) * queries.view().scales[v] * 0.5;
           }
-          const double got = expected[v * kPartialSlots + t] - static_cast<double>(queries.offsets[v]);
+          const double got = expected[v * kScoreStride + t] - static_cast<double>(queries.offsets[v]);
           const double bound = query_error * 1.001 + magnitude * static_cast<double>(num_blocks + 4) * 0x1p-23 + 2e-6;
           REQUIRE(std::fabs(got - sum) <= bound);
         }
@@ -191,11 +193,11 @@ TEST_CASE("attention kernels: scores of float16 keys", "[kernels_attention]") {
       const auto keys = random.float16(num_tiles * head_dim * 16, false);
       const auto queries = random.normals(num_vectors * head_dim);
       const core::KeyTiles tiles{nullptr, keys.data(), num_tiles, head_dim, 0};
-      std::vector<float> expected(num_vectors * kPartialSlots, -1.0f);
+      std::vector<float> expected(num_vectors * kScoreStride, -1.0f);
       scalar().score_float16(tiles, queries.data(), num_vectors, expected.data());
       for (const core::KernelTable* table : core::supported_kernels()) {
         INFO(table->name << " head_dim " << head_dim << " vectors " << num_vectors);
-        std::vector<float> scores(num_vectors * kPartialSlots, -1.0f);
+        std::vector<float> scores(num_vectors * kScoreStride, -1.0f);
         table->attention->score_float16(tiles, queries.data(), num_vectors, scores.data());
         CHECK(same_bits(scores, expected));
       }
@@ -206,7 +208,7 @@ TEST_CASE("attention kernels: scores of float16 keys", "[kernels_attention]") {
         sum += product;
         magnitude += std::fabs(product);
       }
-      CHECK(std::fabs(expected[(num_vectors - 1) * kPartialSlots + num_tiles * 16 - 1] - sum) <=
+      CHECK(std::fabs(expected[(num_vectors - 1) * kScoreStride + num_tiles * 16 - 1] - sum) <=
             magnitude * static_cast<double>(head_dim) * 0x1p-24);
     }
 }
@@ -232,7 +234,7 @@ TEST_CASE("attention kernels: softmax", "[kernels_attention]") {
     const std::size_t num_slots = 16 * (1 + random.below(32));
     const std::size_t begin = random.below(static_cast<std::uint32_t>(num_slots));
     const std::size_t end = begin + 1 + random.below(static_cast<std::uint32_t>(num_slots - begin));
-    std::vector<float> scores = random.normals(kPartialSlots);
+    std::vector<float> scores = random.normals(kScoreStride);
     for (float& score : scores) score *= 8.0f;
     if (round % 3 == 0)
       for (const float odd : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity(),
@@ -265,7 +267,7 @@ TEST_CASE("attention kernels: values of codes", "[kernels_attention]") {
       const std::size_t num_vectors = 1 + random.below(core::kMaxVectors), num_tiles = 1 + random.below(4);
       const auto codes = random.bytes(num_tiles * padded_dim * 2 * bits);
       const auto scales = random_scales(random, num_tiles * 16, bits);
-      std::vector<float> weights(num_vectors * kPartialSlots, 0.0f);
+      std::vector<float> weights(num_vectors * kScoreStride, 0.0f);
       for (float& weight : weights) weight = random.below(4) == 0 ? 0.0f : std::exp(3.0f * random.normal());
       for (std::size_t t = 0; t < 16; ++t) weights[t] = 0.0f;  // a tile that the first vector does not see
       const core::ValueTiles tiles{scales.data(), codes.data(), num_tiles, padded_dim, bits, kExponent};
@@ -290,7 +292,7 @@ TEST_CASE("attention kernels: values of codes", "[kernels_attention]") {
           double top = 0, integers = 0;
           for (std::size_t t = 0; t < 16; ++t) {
             const double x =
-                static_cast<double>(weights[v * kPartialSlots + tile * 16 + t]) * scale_of(scales, tile * 16 + t, bits);
+                static_cast<double>(weights[v * kScoreStride + tile * 16 + t]) * scale_of(scales, tile * 16 + t, bits);
             const auto slot = [&](std::size_t dim) { return core::value_slot(t, dim, padded_dim); };
             const double value =
                 integers_of(bits, unpacked, d + 1, slot)[d] * static_cast<double>(core::codebook(bits).step);
@@ -312,7 +314,7 @@ TEST_CASE("attention kernels: values in float16, merging, dot product", "[kernel
     for (const std::size_t num_vectors : {1u, 3u, 4u, 7u, 48u}) {
       const std::size_t padded_dim = format::padded_value_dim(head_dim), num_tiles = 1 + random.below(4);
       const auto values = random.float16(num_tiles * 16 * padded_dim, false);
-      std::vector<float> weights = random.normals(num_vectors * kPartialSlots);
+      std::vector<float> weights = random.normals(num_vectors * kScoreStride);
       const core::ValueTiles tiles{nullptr, values.data(), num_tiles, padded_dim, 0};
       const std::vector<float> before = random.normals(num_vectors * padded_dim);
       const std::vector<float> query = random.normals(head_dim);
@@ -331,7 +333,7 @@ TEST_CASE("attention kernels: values in float16, merging, dot product", "[kernel
       }
       double sum = before.back(), dot = 0, magnitude = std::fabs(sum), dot_magnitude = 0;
       for (std::size_t t = 0; t < num_tiles * 16; ++t) {
-        const double product = static_cast<double>(weights[(num_vectors - 1) * kPartialSlots + t]) *
+        const double product = static_cast<double>(weights[(num_vectors - 1) * kScoreStride + t]) *
                                half_at(values, t * padded_dim + padded_dim - 1);
         sum += product;
         magnitude += std::fabs(product);
@@ -365,12 +367,12 @@ TEST_CASE("attention kernels: any bytes", "[kernels_attention]") {
     for (auto table = attention_kernels.rbegin(); table != attention_kernels.rend(); ++table) {
       INFO((*table)->name << " head_dim " << head_dim << " bits " << bits);
       const AttentionKernels& kernels = *(*table)->attention;
-      std::vector<float> scores(num_vectors * kPartialSlots), half_scores(num_vectors * kPartialSlots);
+      std::vector<float> scores(num_vectors * kScoreStride), half_scores(num_vectors * kScoreStride);
       std::vector<float> out(num_vectors * padded_dim), half_out(num_vectors * padded_dim);
       kernels.score_codes(keys, queries.view(), scores.data());
       kernels.score_float16(half_keys, queries.values.data(), num_vectors, half_scores.data());
       const auto raw_scores = scores;
-      for (std::size_t v = 0; v < num_vectors; ++v) kernels.softmax(scores.data() + v * kPartialSlots, 3, 61, 64);
+      for (std::size_t v = 0; v < num_vectors; ++v) kernels.softmax(scores.data() + v * kScoreStride, 3, 61, 64);
       for (const float weight : scores) CHECK((weight >= 0.0f && weight <= 1.0f));
       kernels.add_codes(values, scores.data(), num_vectors, out.data());
       kernels.add_float16(half_values, scores.data(), num_vectors, half_out.data());
