@@ -115,8 +115,8 @@ void HeadLosses::add(const ReplayedRows& rows) {
       const float* query = rows.queries.data() + ((layer_.layer * rows.num_rows + row) * num_q + q_head_) * dim_;
       for (std::size_t d = 0; d < dim_; ++d) queries.push_back(query[d] * scale);
     }
-    keys_.score(queries.data(), count, num_slots, weights.data(), width);
-    own_keys.score(queries.data(), count, own_keys.num_slots(), weights.data() + num_slots, width);
+    keys_.score(queries.data(), count, {0, num_slots}, weights.data(), width);
+    own_keys.score(queries.data(), count, {0, own_keys.num_slots()}, weights.data() + num_slots, width);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t row = rows.first_counted + first + i;
       float* all = weights.data() + i * width;

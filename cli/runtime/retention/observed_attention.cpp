@@ -12,13 +12,8 @@ constexpr std::size_t kStride = 8;
 
 RetentionScores score_observed(const RetentionLayer& layer) {
   const std::size_t num_tokens = layer.num_tokens();
-  RetentionScores scores;
-  scores.positions = LayerAttention(layer).sum_rows(
-      0, num_tokens,
-      [](std::size_t, std::span<const float> weights, std::span<float> sums) {
-        for (std::size_t t = 0; t < weights.size(); ++t) sums[t] += weights[t];
-      },
-      kStride);
+  const LayerAttention::Rows rows{(num_tokens - 1) % kStride, num_tokens, kStride};  // the last row among them
+  RetentionScores scores{sum_groups(layer, LayerAttention(layer).sum_rows(rows))};
   for (std::size_t i = 0; i < scores.positions.size(); ++i) {
     const std::size_t seen_by = (num_tokens - i % num_tokens + kStride - 1) / kStride;
     scores.positions[i] /= static_cast<float>(seen_by);

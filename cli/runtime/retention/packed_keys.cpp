@@ -23,19 +23,19 @@ PackedKeys::PackedKeys(std::span<const std::uint16_t> keys, std::size_t head_dim
       tiles_[(t / kTile * head_dim + d) * kTile + t % kTile] = keys[t * head_dim + d];
 }
 
-void PackedKeys::score(const float* queries, std::size_t num_vectors, std::size_t num_slots, float* out,
+void PackedKeys::score(const float* queries, std::size_t num_vectors, Slots slots, float* out,
                        std::size_t stride) const {
   const core::AttentionKernels& kernels = *core::active_kernels().attention;
   std::vector<float> partial(num_vectors * core::kScoreStride);
-  for (std::size_t first = 0; first < num_slots; first += core::kPartialSlots) {
-    const std::size_t count = std::min(core::kPartialSlots, num_slots - first);
+  for (std::size_t first = slots.begin; first < slots.end; first += core::kPartialSlots) {
+    const std::size_t count = std::min(core::kPartialSlots, slots.end - first);
     for (std::size_t slot = 0; slot < count; slot += kPage) {
       const auto* page = reinterpret_cast<const std::byte*>(tiles_.data() + (first + slot) * head_dim_);
       kernels.score_float16({nullptr, page, std::min(kPage, count - slot) / kTile, head_dim_, 0}, queries, num_vectors,
                             partial.data() + slot);
     }
     for (std::size_t v = 0; v < num_vectors; ++v)
-      std::copy_n(partial.data() + v * core::kScoreStride, count, out + v * stride + first);
+      std::copy_n(partial.data() + v * core::kScoreStride, count, out + v * stride + first - slots.begin);
   }
 }
 

@@ -16,10 +16,12 @@ class PackedKeys {
   // Positions, and zeros up to a whole tile of 16.
   std::size_t num_slots() const { return num_slots_; }
 
-  // out[v * stride + t] = queries[v] times key t, for the first `num_slots` slots, a multiple of 16.
+  struct Slots {
+    std::size_t begin, end;  // multiples of 16
+  };
+  // out[v * stride + t - begin] = queries[v] times key t, for each of the slots.
   // queries [num_vectors][head_dim], at most core::kMaxVectors of them.
-  void score(const float* queries, std::size_t num_vectors, std::size_t num_slots, float* out,
-             std::size_t stride) const;
+  void score(const float* queries, std::size_t num_vectors, Slots slots, float* out, std::size_t stride) const;
 
  private:
   std::size_t head_dim_, num_slots_;

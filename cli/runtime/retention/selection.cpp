@@ -16,6 +16,9 @@ constexpr const char* kAutoPolicies[] = {"observed", "keydiff", "snapkv", "strea
 
 constexpr double kSureShare = 0.2;  // of a head's budget, with by_head
 
+// 29 % of 100 are 29, though 29 / 100.0 * 100 is less.
+constexpr double kRounding = 1e-6;
+
 // Positions that are kept in any case: a bool each.
 std::vector<bool> sure_positions(std::uint32_t num_tokens, std::uint32_t window) {
   std::vector<bool> sure(num_tokens, false);
@@ -61,24 +64,32 @@ format::PositionSet set_of(const std::vector<bool>& kept) {
   return set;
 }
 
+// The last positions of a head that are kept in any case, of `budget` that it keeps.
+std::uint32_t recent_positions(const RetentionPolicy& policy, std::uint32_t budget) {
+  const auto share = static_cast<std::uint32_t>(policy.recent_share * budget);
+  return std::max(policy.window, std::min(share, budget - std::min(budget, format::kNumSinks)));
+}
+
 // One layer: `budget` positions a head on average.
 class LayerSelection {
  public:
-  LayerSelection(const format::KvShape& shape, const RetentionScores& scores, const RetentionChoice& choice)
+  LayerSelection(const format::KvShape& shape, const RetentionScores& scores, const RetentionChoice& choice,
+                 std::uint32_t budget)
       : num_tokens_(shape.num_tokens),
         scores_(scores),
         chunk_(choice.by_chunk ? kChunkTokens : 1),
-        kept_(shape.num_kv_heads, sure_positions(shape.num_tokens, choice.policy->window)) {}
+        budget_(budget),
+        kept_(shape.num_kv_heads, sure_positions(shape.num_tokens, recent_positions(*choice.policy, budget))) {}
 
-  void keep_equal(std::uint32_t budget) {
-    for (std::uint32_t head = 0; head < kept_.size(); ++head) fill(head, budget);
+  void keep_equal() {
+    for (std::uint32_t head = 0; head < kept_.size(); ++head) fill(head, budget_);
   }
 
-  void keep_by_head(std::uint32_t budget) {
+  void keep_by_head() {
     for (std::uint32_t head = 0; head < kept_.size(); ++head)
-      fill(head, static_cast<std::uint32_t>(kSureShare * budget));
+      fill(head, static_cast<std::uint32_t>(kSureShare * budget_));
     std::vector<Candidate> all;
-    std::uint64_t left = std::uint64_t{budget} * kept_.size();
+    std::uint64_t left = std::uint64_t{budget_} * kept_.size();
     for (std::uint32_t head = 0; head < kept_.size(); ++head) {
       const std::vector<Candidate> candidates = of_head(head);
       all.insert(all.end(), candidates.begin(), candidates.end());
@@ -114,7 +125,7 @@ class LayerSelection {
 
   std::uint32_t num_tokens_;
   const RetentionScores& scores_;
-  std::uint32_t chunk_;
+  std::uint32_t chunk_, budget_;
   std::vector<std::vector<bool>> kept_;  // [kv_head][position]
 };
 
@@ -158,10 +169,12 @@ bool parse_keep(std::string_view text, RetentionChoice& choice) {
   if (error != std::errc() || end != text.data() + text.size() || !(number > 0.0)) return false;
   if (is_share) {
     if (number > 100.0) return false;
+    choice.keep_tokens.reset();
     choice.keep_share = number / 100.0;
     return true;
   }
   if (number != std::floor(number) || number > 4294967295.0) return false;
+  choice.keep_share.reset();
   choice.keep_tokens = static_cast<std::uint32_t>(number);
   return true;
 }
@@ -179,57 +192,8 @@ std::string retention_name(const RetentionChoice& choice) {
 
 std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens) {
   const std::uint32_t least = std::min(num_tokens, format::kNumSinks + choice.policy->window);
-  const auto share = static_cast<std::uint32_t>(choice.keep_share.value_or(1.0) * num_tokens);
+  const auto share = static_cast<std::uint32_t>(choice.keep_share.value_or(1.0) * num_tokens + kRounding);
   return std::clamp(choice.keep_tokens.value_or(share), least, num_tokens);
-}
-
-std::vector<std::uint32_t> share_out(std::uint64_t total, std::span<const double> weights, std::uint32_t least,
-                                     std::uint32_t most) {
-  std::vector<std::uint32_t> shares(weights.size(), least);
-  const auto room = [&](std::size_t i) { return most - std::min(most, shares[i]); };
-  std::uint64_t left = total - std::min(total, std::uint64_t{least} * weights.size());
-  while (left > 0) {
-    double sum = 0.0;
-    std::uint64_t open = 0;
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      if (room(i) == 0) continue;
-      sum += weights[i];
-      ++open;
-    }
-    if (open == 0) break;
-    // What each would get now; who would get more than there is room for is filled, and the rest shared out again.
-    std::vector<std::pair<double, std::size_t>> remainders;
-    std::vector<std::uint32_t> parts(weights.size(), 0);
-    std::uint64_t given = 0;
-    bool filled = false;
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      if (room(i) == 0) continue;
-      const double exact = static_cast<double>(left) * (sum > 0.0 ? weights[i] / sum : 1.0 / static_cast<double>(open));
-      if (exact > room(i)) filled = true;
-      parts[i] = static_cast<std::uint32_t>(std::min<double>(std::floor(exact), room(i)));
-      remainders.emplace_back(exact - std::floor(exact), i);
-      given += parts[i];
-    }
-    if (filled) {  // only these are final
-      for (std::size_t i = 0; i < weights.size(); ++i) {
-        if (parts[i] < room(i) || parts[i] == 0) continue;
-        left -= parts[i];
-        shares[i] += parts[i];
-      }
-      continue;
-    }
-    std::stable_sort(remainders.begin(), remainders.end(),
-                     [](const auto& a, const auto& b) { return a.first > b.first; });
-    for (std::size_t i = 0; i < weights.size(); ++i) shares[i] += parts[i];
-    left -= given;
-    for (const auto& [remainder, i] : remainders) {
-      if (left == 0) break;
-      if (room(i) == 0) continue;
-      ++shares[i];
-      --left;
-    }
-  }
-  return shares;
 }
 
 KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
@@ -239,14 +203,14 @@ KeptPositions select_positions(const format::KvShape& shape, std::span<const Ret
   for (const RetentionScores& scores : layers) weights.push_back(scores.layer_weight);
   const std::uint32_t least = std::min(shape.num_tokens, format::kNumSinks + choice.policy->window);
   const std::vector<std::uint32_t> budgets =
-      share_out(std::uint64_t{budget} * shape.num_layers, weights, least, shape.num_tokens);
+      choice.policy->share_budget(std::uint64_t{budget} * shape.num_layers, weights, least, shape.num_tokens);
   KeptPositions kept;
   for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
-    LayerSelection selection(shape, layers[layer], choice);
+    LayerSelection selection(shape, layers[layer], choice, budgets[layer]);
     if (choice.by_head)
-      selection.keep_by_head(budgets[layer]);
+      selection.keep_by_head();
     else
-      selection.keep_equal(budgets[layer]);
+      selection.keep_equal();
     for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) kept.push_back(set_of(selection.kept(head)));
   }
   return kept;

@@ -46,11 +46,6 @@ std::string retention_name(const RetentionChoice& choice);
 // Positions of a head on average, of a document of so many: at least what is kept in any case.
 std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens);
 
-// Shares `total` out by weight: each gets `least` and at most `most`, the sum is exact (or what the limits allow).
-// Fractions go to the largest remainder, of equal ones to the first.
-std::vector<std::uint32_t> share_out(std::uint64_t total, std::span<const double> weights, std::uint32_t least,
-                                     std::uint32_t most);
-
 // `layers` as a policy scored them, one each. A position of a higher score goes first, of equal ones the later.
 KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
                                const RetentionChoice& choice);
