@@ -59,8 +59,8 @@ std::vector<std::uint32_t> ranked_positions(std::span<const float> scores) {
 
 namespace {
 
-// Softmax weights below this are left out of the sums: of 10,000 positions a thousandth of the output at most.
-constexpr float kLeastWeight = 1e-7f;
+// Softmax weights below this are left out of the sums: of 10,000 positions a hundredth of the output at most.
+constexpr float kLeastWeight = 1e-6f;
 
 // One q head of a layer: its losses, [policy][share].
 class HeadLosses {
@@ -73,7 +73,10 @@ class HeadLosses {
         q_head_(q_head),
         head_(q_head / layer.config.q_per_kv()),
         dim_(layer.config.head_dim),
-        losses_(scores.size() * kNumShares) {
+        losses_(scores.size() * kNumShares),
+        output_(dim_),
+        sums_(losses_.size() * dim_),
+        mass_(losses_.size()) {
     for (const auto& policy : scores)
       shares_.push_back(smallest_shares(policy.subspan(head_ * layer.num_tokens, layer.num_tokens)));
     const auto values = layer.values.subspan(head_ * layer.num_tokens * dim_, layer.num_tokens * dim_);
@@ -88,6 +91,9 @@ class HeadLosses {
 
  private:
   void add(const ReplayedRows& rows);
+  void add_scaled(float factor, const float* from, float* to) const {
+    for (std::size_t d = 0; d < dim_; ++d) to[d] += factor * from[d];
+  }
   void add_row(const ReplayedRows& rows, std::size_t row, std::span<float> weights, std::span<float> own);
 
   const DropLayer& layer_;
@@ -97,6 +103,9 @@ class HeadLosses {
   std::vector<std::vector<std::uint8_t>> shares_;  // [policy][position]
   std::vector<float> values_;                      // [position][head_dim]
   std::vector<double> losses_;
+  // Of one row: the output, and what positions give it, by the smallest share that keeps them.
+  std::vector<float> output_, sums_;  // [head_dim], [policy][share][head_dim]
+  std::vector<double> mass_;          // [policy][share]
 };
 
 void HeadLosses::add(const ReplayedRows& rows) {
@@ -132,32 +141,33 @@ void HeadLosses::add(const ReplayedRows& rows) {
 void HeadLosses::add_row(const ReplayedRows& rows, std::size_t row, std::span<float> weights, std::span<float> own) {
   const std::size_t own_offset =
       (std::size_t{layer_.layer} * layer_.config.num_kv_heads + head_) * rows.num_rows * dim_;
-  std::vector<double> output(dim_);
+  std::fill(output_.begin(), output_.end(), 0.0f);
   for (std::size_t r = 0; r < own.size(); ++r)
     for (std::size_t d = 0; d < dim_; ++d)
-      output[d] += double{own[r]} * double{core::float16_to_float(rows.values[own_offset + r * dim_ + d])};
-  std::vector<std::uint32_t> heavy;
-  for (std::uint32_t t = 0; t < rows.visible; ++t)
-    if (weights[t] >= kLeastWeight) heavy.push_back(t);
-  for (const std::uint32_t t : heavy)
-    for (std::size_t d = 0; d < dim_; ++d) output[d] += double{weights[t]} * double{values_[t * dim_ + d]};
+      output_[d] += own[r] * core::float16_to_float(rows.values[own_offset + r * dim_ + d]);
+  std::fill(sums_.begin(), sums_.end(), 0.0f);
+  std::fill(mass_.begin(), mass_.end(), 0.0);
+  for (std::uint32_t t = 0; t < rows.visible; ++t) {
+    if (weights[t] < kLeastWeight) continue;
+    const float* value = values_.data() + t * dim_;
+    add_scaled(weights[t], value, output_.data());
+    for (std::size_t policy = 0; policy < shares_.size(); ++policy) {
+      const std::size_t part = policy * kNumShares + shares_[policy][t];
+      mass_[part] += double{weights[t]};
+      add_scaled(weights[t], value, sums_.data() + part * dim_);
+    }
+  }
   const double unit = rows.weight / double{rows.stream_squares[layer_.layer * rows.num_rows + row]};
   for (std::size_t policy = 0; policy < shares_.size(); ++policy) {
-    std::vector<float> sums(kNumShares * dim_);  // by the smallest share that keeps a position: of p v
-    std::array<double, kNumShares> mass{};
-    for (const std::uint32_t t : heavy) {
-      const std::size_t share = shares_[policy][t];
-      mass[share] += double{weights[t]};
-      for (std::size_t d = 0; d < dim_; ++d) sums[share * dim_ + d] += weights[t] * values_[t * dim_ + d];
-    }
     std::vector<double> dropped(dim_);
     double lost = 0.0;
     for (std::size_t share = 1; share < kNumShares; ++share) {
-      lost += mass[share - 1];
+      const std::size_t part = policy * kNumShares + share - 1;
+      lost += mass_[part];
       double squares = 0.0;
       for (std::size_t d = 0; d < dim_; ++d) {
-        dropped[d] += double{sums[(share - 1) * dim_ + d]};
-        const double error = (lost * output[d] - dropped[d]) / std::max(1.0 - lost, 1e-6);
+        dropped[d] += double{sums_[part * dim_ + d]};
+        const double error = (lost * double{output_[d]} - dropped[d]) / std::max(1.0 - lost, 1e-6);
         squares += columns_[q_head_ * dim_ + d] * error * error;
       }
       losses_[policy * kNumShares + share] += unit * squares;

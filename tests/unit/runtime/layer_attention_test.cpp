@@ -21,7 +21,7 @@ TEST_CASE("rows are the softmax over the positions up to each") {
   const double tolerance = tests::causal_tolerance(layer);
   const std::size_t first = sizes.num_tokens / 3, num_rows = sizes.num_tokens - first;
   const std::vector<float> rows = LayerAttention(seen).rows(first, sizes.num_tokens);
-  const std::vector<float> sums = LayerAttention(seen).sum_rows(first, sizes.num_tokens);
+  const std::vector<float> sums = LayerAttention(seen).sum_rows({first, sizes.num_tokens});
   REQUIRE(rows.size() == layer.config.num_q_heads * num_rows * sizes.num_tokens);
   for (std::size_t q_head = 0; q_head < layer.config.num_q_heads; ++q_head) {
     const tests::Matrix expected = tests::causal_attention(layer, q_head);
@@ -42,7 +42,7 @@ TEST_CASE("rows are added in segments: more than one gives the sum of all") {
   core::Workers workers(2);
   const LayerKv kv = layer.kv();
   const RetentionLayer seen{layer.config, kv, workers};
-  const std::vector<float> sums = LayerAttention(seen).sum_rows(3, 1100);
+  const std::vector<float> sums = LayerAttention(seen).sum_rows({3, 1100});
   const std::vector<float> rows = LayerAttention(seen).rows(3, 1100);
   for (std::size_t t = 0; t < 1100; ++t) {
     double sum = 0.0;
@@ -84,7 +84,7 @@ TEST_CASE("attention is the same bits on any number of threads and from every ke
       core::Workers workers(num_threads);
       const RetentionLayer seen{layer.config, kv, workers};
       const LayerAttention attention(seen);
-      const std::vector<std::vector<float>> results = {attention.sum_rows(0, 600), attention.rows(580, 600),
+      const std::vector<std::vector<float>> results = {attention.sum_rows({0, 600}), attention.rows(580, 600),
                                                        attention.sum_chunks(8, 596, 256, 1.0f)};
       if (first.empty()) first = results;
       CHECK(results == first);

@@ -129,6 +129,25 @@ TEST_CASE("d2o: a layer's weight falls with the variance of what positions recei
   CHECK(score("d2o", RandomLayer({40, 1, 1})).layer_weight == 1.0);  // one head has nothing to differ from
 }
 
+TEST_CASE("observed: the mean over every eighth row that sees a position, the last row among them") {
+  for (const LayerSizes sizes : {LayerSizes{97, 3}, LayerSizes{72, 2}, LayerSizes{1}}) {
+    const RandomLayer layer(sizes);
+    const Attention attention(layer);
+    // Sums of a few rows in float, beside the weights' own errors.
+    check_scores("observed", layer, tests::causal_tolerance(layer) + kFewRoundings, 0,
+                 [&](std::size_t head, std::size_t t) {
+                   double sum = 0.0, count = 0.0;
+                   for (std::size_t row = t; row < sizes.num_tokens; ++row) {
+                     if ((sizes.num_tokens - 1 - row) % 8 != 0) continue;
+                     count += 1.0;
+                     for (std::size_t g = 0; g < layer.config.q_per_kv(); ++g)
+                       sum += attention.heads[head * layer.config.q_per_kv() + g][row][t];
+                   }
+                   return sum / count;
+                 });
+  }
+}
+
 TEST_CASE("tova: the last row, averaged over all heads, one set a layer") {
   for (const LayerSizes sizes : {LayerSizes{97, 3}, LayerSizes{70, 2}, LayerSizes{1}}) {
     const RandomLayer layer(sizes);
@@ -481,7 +500,8 @@ TEST_CASE("lagkv: ranks within a chunk of 128 of what stands out from the next")
       if (chunk + 1 >= num_chunks) return 1.0;
       const std::vector<double>& of_chunk = scores[head * (num_chunks - 1) + chunk];
       const double own = of_chunk[(t - 4) % 128];
-      return std::count_if(of_chunk.begin(), of_chunk.end(), [&](double other) { return other < own; }) / 128.0;
+      const auto below = std::count_if(of_chunk.begin(), of_chunk.end(), [&](double other) { return other < own; });
+      return static_cast<double>(below) / 128.0;
     });
   }
   // Too short for two chunks: the more recent first.
@@ -491,10 +511,10 @@ TEST_CASE("lagkv: ranks within a chunk of 128 of what stands out from the next")
 
 TEST_CASE("scores are finite for any number of tokens, for equal vectors, zeros and the largest float16") {
   for (const std::uint32_t num_tokens : {1u, 2u, 3u, 4u, 5u, 9u, 12u, 13u, 31u, 64u, 270u}) {
-    for (const std::uint16_t fill : {0x0000, 0x3c00, 0x7bff, 0xfbff, -1}) {  // -1: random
+    for (const std::uint32_t fill : {0x0000u, 0x3c00u, 0x7bffu, 0xfbffu, 0xffffu}) {  // the last: random
       RandomLayer layer({num_tokens});
       if (fill != 0xffff)
-        for (auto* vectors : {&layer.keys, &layer.values, &layer.queries}) vectors->assign(vectors->size(), fill);
+        for (auto* vectors : {&layer.keys, &layer.values, &layer.queries}) vectors->assign(vectors->size(), static_cast<std::uint16_t>(fill));
       for (const RetentionPolicy& policy : retention_policies()) {
         const RetentionScores scores = score(policy.name, layer);
         INFO(policy.name << ", " << num_tokens << " tokens of " << fill);
