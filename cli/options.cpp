@@ -39,20 +39,32 @@ OptionSpec force_option() {
   return {.letter = 'f', .name = "force", .target = &Options::force, .help = "Replace an existing output file."};
 }
 
-std::vector<const char*> policy_names() {
-  std::vector<const char*> names;
+std::vector<const char*> policy_choices() {
+  std::vector<const char*> names = {"auto"};
   for (const runtime::RetentionPolicy& policy : runtime::retention_policies()) names.push_back(policy.name);
+  return names;
+}
+
+// "a, b, c" of one kind; with "*" those that are reconstructions.
+std::string policy_names(runtime::PolicyKind kind) {
+  std::string names;
+  for (const runtime::RetentionPolicy& policy : runtime::retention_policies()) {
+    if (policy.kind != kind) continue;
+    names += (names.empty() ? "" : ", ") + std::string(policy.name) + (policy.is_reconstruction ? "*" : "");
+  }
   return names;
 }
 
 const char* retain_help() {
   static const std::string help = [] {
-    std::string text =
-        "Keep a part of the positions, chosen by a policy: auto, each head's by the one that loses least;";
-    for (const char* name : policy_names()) text += std::string(" ") + name + ",";
-    text.back() = ';';
-    return text +
-           " +ada after it shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 positions. "
+    using Kind = runtime::PolicyKind;
+    return "Keep a part of the positions, chosen by a policy. auto: each head's by the one that loses least. Safe for "
+           "any question to come: " +
+           policy_names(Kind::kAgnostic) +
+           ". Made for a text that ends with its question: " + policy_names(Kind::kAware) +
+           " (* reconstructed from descriptions). Controls: " + policy_names(Kind::kControl) +
+           ". +ada after a name shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 "
+           "positions. "
            "With --keep; or with --bits or --size, and positions and bits are chosen together.";
   }();
   return help.c_str();
@@ -105,7 +117,7 @@ CommandSpec build_command() {
             .value = "NAME",
             .target = &Options::retain,
             .kind = ValueKind::kHint,
-            .choices = policy_names(),
+            .choices = policy_choices(),
             .help = retain_help()},
            {.name = "keep",
             .value = "TOKENS|PERCENT",

@@ -106,9 +106,7 @@ std::vector<float> LayerAttention::sum_rows(const Rows& rows, const AddRow& add)
   return result;
 }
 
-std::vector<float> LayerAttention::sum_rows(const Rows& rows) const {
-  return sum_rows(rows, add_weights);
-}
+std::vector<float> LayerAttention::sum_rows(const Rows& rows) const { return sum_rows(rows, add_weights); }
 
 std::vector<float> LayerAttention::rows(std::size_t first, std::size_t end) const {
   const std::size_t num_heads = layer_.config.num_kv_heads, num_rows = end - first;

@@ -514,7 +514,8 @@ TEST_CASE("scores are finite for any number of tokens, for equal vectors, zeros 
     for (const std::uint32_t fill : {0x0000u, 0x3c00u, 0x7bffu, 0xfbffu, 0xffffu}) {  // the last: random
       RandomLayer layer({num_tokens});
       if (fill != 0xffff)
-        for (auto* vectors : {&layer.keys, &layer.values, &layer.queries}) vectors->assign(vectors->size(), static_cast<std::uint16_t>(fill));
+        for (auto* vectors : {&layer.keys, &layer.values, &layer.queries})
+          vectors->assign(vectors->size(), static_cast<std::uint16_t>(fill));
       for (const RetentionPolicy& policy : retention_policies()) {
         const RetentionScores scores = score(policy.name, layer);
         INFO(policy.name << ", " << num_tokens << " tokens of " << fill);
