@@ -73,6 +73,35 @@ format::Identity make_identity(const BuildRequest& request, const PoolPrompt& pr
   return identity;
 }
 
+// The spool's heads as they are to be quantized: with what the policy merges into the kept positions.
+class MergedSource {
+ public:
+  // Everything must outlive this.
+  MergedSource(KvSpool& spool, const Retention& retention, const KeptPositions& kept, std::size_t num_kv_heads,
+               std::size_t num_workers)
+      : spool_(spool), retention_(retention), kept_(kept), num_kv_heads_(num_kv_heads), buffers_(num_workers) {}
+
+  HeadKv read(std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
+    const HeadKv kv = spool_.read(layer, kv_head, worker);
+    if (!retention_.merges()) return kv;
+    Buffer& buffer = buffers_[worker];
+    buffer.keys.assign(kv.keys.begin(), kv.keys.end());
+    buffer.values.assign(kv.values.begin(), kv.values.end());
+    retention_.merge(layer, kv_head, kept_[layer * num_kv_heads_ + kv_head], buffer.keys, buffer.values);
+    return {buffer.keys, buffer.values};
+  }
+
+ private:
+  struct Buffer {
+    std::vector<std::uint16_t> keys, values;
+  };
+  KvSpool& spool_;
+  const Retention& retention_;
+  const KeptPositions& kept_;
+  std::size_t num_kv_heads_;
+  std::vector<Buffer> buffers_;  // [workers]
+};
+
 // One build, step by step.
 class Build {
  public:
@@ -132,9 +161,9 @@ class Build {
     double aim = request_.codec.max_kld.value_or(0.0);
     for (int round = 1;; ++round) {
       POLYKV_TRY(format::PoolWriter writer, create_writer(plan_));
-      POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer); }));
+      POLYKV_CHECK_STATUS(timed(report_.quantize_ms, [&] { return quantize(spool, writer, plan_, retention); }));
       if (!request_.probe) return publish(writer, {});
-      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer); }));
+      POLYKV_TRY(const Fidelity fidelity, timed(report_.probe_ms, [&] { return measure(spool, writer, of_twin); }));
       POLYKV_CHECK_STATUS(check_recall(fidelity));
       const double measured = fidelity.tail.kld_mean;
       if (!request_.codec.max_kld || measured <= *request_.codec.max_kld)
@@ -285,22 +314,23 @@ class Build {
   }
 
   // So many layers at a time that each thread has two heads or more.
-  Status quantize(KvSpool& spool, format::PoolWriter& writer) {
+  Status quantize(KvSpool& spool, format::PoolWriter& writer, const JointPlan& plan, const Retention& retention) {
     LayerWriter layers(shape_, weights_, writer, workers_);
+    MergedSource source(spool, retention, plan.kept, shape_.num_kv_heads, workers_.num_threads());
     const auto step =
         static_cast<std::uint32_t>((2 * workers_.num_threads() + shape_.num_kv_heads - 1) / shape_.num_kv_heads);
     for (std::uint32_t first = 0; first < shape_.num_layers; first += step) {
       POLYKV_CHECK_STATUS(progress("quantize", static_cast<double>(first) / shape_.num_layers));
       POLYKV_CHECK_STATUS(layers.write(first, std::min(first + step, shape_.num_layers),
                                        [&](std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
-                                         return spool.read(layer, kv_head, worker);
+                                         return source.read(layer, kv_head, worker);
                                        }));
     }
     return {};
   }
 
   // What compression did.
-  format::Result<Fidelity> measure(KvSpool& spool, format::PoolWriter& writer) {
+  format::Result<Fidelity> measure(KvSpool& spool, format::PoolWriter& writer, const Retention& of_twin) {
     POLYKV_TRY(const core::KvPool pages, written_pool(writer));
     ProbeRequest probes{*request_.model, *request_.chat, open_text_, ids_, spool.pool(), pages};
     probes.limit_ms = std::max(kLeastProbeMs, kProbeShare * report_.prefill_ms);
@@ -308,7 +338,7 @@ class Build {
     if (!has_twin()) return run_probes(probes, workers_);
     probes.always_recall = true;
     POLYKV_TRY(format::PoolWriter twin_writer, create_writer(twin_, /*is_twin=*/true));
-    POLYKV_CHECK_STATUS(quantize(spool, twin_writer));
+    POLYKV_CHECK_STATUS(quantize(spool, twin_writer, twin_, of_twin));
     POLYKV_TRY(const core::KvPool twin, written_pool(twin_writer));
     probes.twin = &twin;
     return run_probes(probes, workers_);

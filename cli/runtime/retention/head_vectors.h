@@ -1,6 +1,7 @@
 // One head's keys, values or queries as numbers.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -32,6 +33,12 @@ inline float uniform_number(std::uint64_t layer, std::uint64_t kv_head, std::uin
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
   return static_cast<float>((z ^ (z >> 31)) >> 40);
+}
+
+// What float16 cannot hold becomes the largest that it can.
+inline std::uint16_t finite_float16(float value) {
+  constexpr float kLargest = 65504.0f;
+  return core::float_to_float16(std::clamp(value, -kLargest, kLargest));
 }
 
 // score_head(kv_head, scores [num_tokens]), all heads on the workers.

@@ -83,5 +83,7 @@ RetentionScores score_expected_attention(const RetentionLayer& layer);
 RetentionScores score_compactor(const RetentionLayer& layer);
 RetentionScores score_lagkv(const RetentionLayer& layer);
 RetentionScores score_fullkv(const RetentionLayer& layer);
+void merge_d2o(const MergedHead& head);
+void merge_cam(const MergedHead& head);
 
 }  // namespace polykv::runtime

@@ -1,5 +1,7 @@
 #include "cli/runtime/retention/retention.h"
 
+#include <algorithm>
+
 namespace polykv::runtime {
 namespace {
 
@@ -45,6 +47,17 @@ KeptPositions Retention::positions(std::uint32_t num_all) const {
     choice.keep_share = static_cast<double>(kept_tokens(choice_, num_all)) / num_all;
   }
   return select_positions(shape(), scores_.front(), choice);
+}
+
+void Retention::merge(std::uint32_t layer, std::uint32_t kv_head, const format::PositionSet& kept,
+                      std::span<std::uint16_t> keys, std::span<std::uint16_t> values) const {
+  std::vector<bool> is_kept(num_tokens_, false);
+  std::fill_n(is_kept.begin(), std::min(num_tokens_, format::kNumSinks), true);
+  for (const format::PositionRange range : kept.ranges)
+    std::fill(is_kept.begin() + range.begin, is_kept.begin() + std::min(range.end, num_tokens_), true);
+  const auto scores =
+      std::span(scores_.front()[layer].positions).subspan(std::size_t{kv_head} * num_tokens_, num_tokens_);
+  choice_.policy->merge({layer, kv_head, model_.config().head_dim, scores, is_kept, keys, values});
 }
 
 std::vector<double> Retention::drop_table(std::span<const ReplayedRows> rows, const HeadSource& source) const {

@@ -31,6 +31,12 @@ class Retention {
   // After the last layer. `num_all` is the number of the document's tokens, of which the choice says how many to keep.
   KeptPositions positions(std::uint32_t num_all) const;
 
+  // What the policy saves of the positions that one head drops, in those that it keeps; before these are quantized.
+  // keys and values: float16 [num_tokens or more][head_dim]. Thread-safe.
+  bool merges() const { return choice_.policy != nullptr && choice_.policy->merge != nullptr; }
+  void merge(std::uint32_t layer, std::uint32_t kv_head, const format::PositionSet& kept, std::span<std::uint16_t> keys,
+             std::span<std::uint16_t> values) const;
+
   // Of a joint choice instead: what each policy's choices lose, [policy][head][share], told from rows that go on from
   // the document; then the plan. `source` gives the keys and values that add() saw, `kv_bytes` is for all of the
   // document's tokens.

@@ -82,6 +82,21 @@ format::Result<double> hits_of(const Protocol& protocol, const Window& window, c
   return static_cast<double>(hits) / static_cast<double>(std::max<std::size_t>(count, 1));
 }
 
+// Keys and values with what the policy merges into the kept positions; empty if it merges nothing.
+std::optional<tests::Collected> merged_kv(const ScoredText& text, const runtime::Retention& retention,
+                                          const runtime::KeptPositions& kept) {
+  if (!retention.merges()) return std::nullopt;
+  tests::Collected kv = text.kv();
+  const format::KvShape& shape = text.shape();
+  const std::size_t size = std::size_t{shape.num_tokens} * shape.head_dim;
+  for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
+    for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head)
+      retention.merge(layer, head, kept[layer * shape.num_kv_heads + head],
+                      std::span(kv.keys[layer]).subspan(head * size, size),
+                      std::span(kv.values[layer]).subspan(head * size, size));
+  return kv;
+}
+
 // Quantizes, scores and adds to `measured`.
 Status score(const Protocol& protocol, const Window& window, Measured& measured) {
   const ScoredText& text = window.text;
@@ -105,8 +120,11 @@ Status score(const Protocol& protocol, const Window& window, Measured& measured)
   if (codecs.empty()) {
     POLYKV_TRY(codecs, choose(name.codec, text.shape(), window.sensitivities, kept));
   }
-  POLYKV_TRY(const QuantizedPool pool, QuantizedPool::make(text.kv(), text.shape(), std::move(codecs), window.weights,
-                                                           QuantizedPool::Means::kAsInFile, kept));
+  std::optional<tests::Collected> merged;
+  if (!name.retention.keeps_all()) merged = merged_kv(text, *window.retentions.at(key_of(name.retention)), kept);
+  POLYKV_TRY(const QuantizedPool pool,
+             QuantizedPool::make(merged ? *merged : text.kv(), text.shape(), std::move(codecs), window.weights,
+                                 QuantizedPool::Means::kAsInFile, kept));
   POLYKV_TRY(const std::vector<float> logits, text.logits(pool, kScoredTokens));
   measured.meter.add(window.reference, logits, text.targets(), *protocol.workers);
   measured.last_ends.push_back(measured.meter.positions().size());
