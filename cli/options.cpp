@@ -134,10 +134,12 @@ CommandSpec build_command() {
             .target = &Options::bits,
             .kind = ValueKind::kNumber,
             .environment = "POLYKV_BITS",
-            .minimum = 1,
+            .minimum = 0.25,
             .maximum = 16,
             .help = "With --codec auto: at most B bits a value, everything counted. Without this and the next two: "
-                    "4.25."},
+                    "4.25. Below 3 positions are dropped too, which ones and how coarsely the others are rounded being "
+                    "chosen "
+                    "together; --retain fullkv drops none."},
            {.name = "size",
             .value = "BYTES",
             .target = &Options::size,

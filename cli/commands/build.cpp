@@ -94,10 +94,10 @@ format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
 }
 
 // --retain and --keep.
-format::Result<runtime::RetentionChoice> retention_choice(const Options& options) {
+format::Result<std::optional<runtime::RetentionChoice>> retention_choice(const Options& options) {
   if (options.retain.empty() && !options.keep.empty())
     return Error(ErrorCode::kUsage, "build: --keep needs --retain NAME");
-  if (options.retain.empty()) return runtime::RetentionChoice();
+  if (options.retain.empty()) return std::optional<runtime::RetentionChoice>();
   auto choice = runtime::parse_retention(options.retain);
   if (!choice) {
     std::string names;
@@ -110,13 +110,13 @@ format::Result<runtime::RetentionChoice> retention_choice(const Options& options
     return Error(ErrorCode::kUsage,
                  "build: --retain auto chooses positions itself: --bits or --size instead of --keep");
   if (options.keep.empty()) {
-    if (options.bits > 0 || options.size) return *choice;
+    if (options.bits > 0 || options.size || choice->keeps_all()) return choice;
     return Error(ErrorCode::kUsage,
                  "build: --retain needs --keep, or --bits or --size for positions and bits together");
   }
   if (!runtime::parse_keep(options.keep, *choice))
     return Error(ErrorCode::kUsage, "build: --keep: '" + options.keep + "' is neither tokens (512) nor a share (25%)");
-  return *choice;
+  return choice;
 }
 
 // What was built, for a person: one line.
@@ -189,8 +189,7 @@ int run_build(const Options& options, Report& report) {
     return !stop_requested();
   };
   runtime::PrefillOptions prefill{
-      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), retention->needs_queries(),
-      [&](double share) {
+      prefill_type(options), static_cast<std::uint32_t>(workers.num_threads()), false, [&](double share) {
         progress.update(static_cast<std::uint64_t>(std::llround(share * static_cast<double>(num_tokens))), num_tokens,
                         "tok", "prefill");
         return !stop_requested();

@@ -29,6 +29,10 @@ constexpr std::uint64_t kMaxSourceBytes = std::uint64_t{1} << 30;
 constexpr double kProbeShare = 0.45;
 constexpr double kLeastProbeMs = 1000.0;
 
+// Below so many bits a value it does much less harm to drop positions too than to round all of them more coarsely:
+// at 2.25 bits the tail's KLD is an eighth, for the same recall (tests/eval/README.md).
+constexpr double kJointBits = 3.0;
+
 // --max-kld: how often quantizing and measuring are tried, and how far below the limit the next plan aims.
 constexpr int kMaxRounds = 5;
 constexpr double kNextAim = 0.95;
@@ -52,12 +56,23 @@ auto timed(double& ms, const Work& work) {
   return result;
 }
 
-format::Identity make_identity(const BuildRequest& request, const PoolPrompt& prompt, const PrefillRunner& runner,
-                               NumberType prefill_type, const std::string& codec) {
+// What is kept if nothing was said: a small budget drops positions too.
+RetentionChoice retention_of(const BuildRequest& request, const format::KvShape& shape) {
+  if (request.retention) return *request.retention;
+  const CodecChoice& codec = request.codec;
+  const double bits = codec.pool_bytes ? 8.0 * static_cast<double>(*codec.pool_bytes) / num_values(shape)
+                                       : codec.bits_per_value.value_or(kDefaultBits);
+  RetentionChoice choice;
+  choice.is_auto = codec.needs_sensitivities() && !codec.max_kld && bits < kJointBits;
+  return choice;
+}
+
+format::Identity make_identity(const BuildRequest& request, const RetentionChoice& retention, const PoolPrompt& prompt,
+                               const PrefillRunner& runner, NumberType prefill_type, const std::string& codec) {
   format::Identity identity = make_model_identity(*request.model, *request.chat, request.system);
   identity.set("codec.name", codec);
   if (!request.codec.fixed) identity.set("codec.plan", choice_name(request.codec));
-  if (!request.retention.keeps_all()) identity.set("retention.policy", retention_name(request.retention));
+  if (!retention.keeps_all()) identity.set("retention.policy", retention_name(retention));
   identity.set("codec.rotation", "signs-hadamard/1");
   identity.set("codec.codebooks", "trellis/1");
   identity.set("prefill.type", number_type_name(prefill_type));
@@ -117,7 +132,9 @@ class Build {
         ids_(prompt_.tokens.ids),
         open_text_(prompt_.open_prefix + std::string(prompt_.tokens.open_text())),
         shape_{request.model->config().num_layers, request.model->config().num_kv_heads,
-               request.model->config().head_dim, static_cast<std::uint32_t>(ids_.size())} {
+               request.model->config().head_dim, static_cast<std::uint32_t>(ids_.size())},
+        retention_(retention_of(request, shape_)) {
+    prefill_options_.want_queries = retention_.needs_queries();
     report_.tokens = shape_.num_tokens;
   }
 
@@ -135,9 +152,7 @@ class Build {
  private:
   // What is made from the whole document before the first page is quantized, or measured against the uncompressed
   // values after the last one.
-  bool needs_spool() const {
-    return request_.probe || request_.codec.needs_sensitivities() || !request_.retention.keeps_all();
-  }
+  bool needs_spool() const { return request_.probe || request_.codec.needs_sensitivities() || !retention_.keeps_all(); }
 
   // Each layer is quantized as the prefill hands it on.
   Status build_at_once() {
@@ -151,7 +166,7 @@ class Build {
   // All layers are kept uncompressed, on disk, until the prefill is done.
   Status build_from_spool() {
     POLYKV_TRY(KvSpool spool, KvSpool::create(path_, shape_, writer_options_.force, workers_));
-    Retention retention(request_.retention, request_.model->file, workers_), of_twin = retention;
+    Retention retention(retention_, request_.model->file, workers_), of_twin = retention;
     POLYKV_CHECK_STATUS(prefill([&](const LayerKv& layer) {
       score(layer, retention, of_twin);
       return spool.write(layer);
@@ -177,10 +192,10 @@ class Build {
     }
   }
 
-  bool has_twin() const { return request_.probe && !request_.retention.keeps_all(); }
+  bool has_twin() const { return request_.probe && !retention_.keeps_all(); }
 
   void score(const LayerKv& layer, Retention& retention, Retention& of_twin) {
-    if (request_.retention.keeps_all()) return;
+    if (retention_.keeps_all()) return;
     timed(report_.plan_ms, [&] {
       retention.add(layer, shape_.num_tokens);
       if (has_twin()) of_twin.add(layer, tail_begin(shape_.num_tokens));
@@ -195,12 +210,13 @@ class Build {
 
   Status prefill(const std::function<Status(const LayerKv&)>& on_layer) {
     double layers_ms = 0.0;
+    const double plan_before = report_.plan_ms;
     POLYKV_CHECK_STATUS(timed(report_.prefill_ms, [&] {
       return runner_.prefill(request_.model->file, ids_, prefill_options_,
                              [&](const LayerKv& layer) { return timed(layers_ms, [&] { return on_layer(layer); }); });
     }));
     report_.prefill_ms -= layers_ms;
-    report_.quantize_ms += layers_ms;
+    report_.quantize_ms += layers_ms - (report_.plan_ms - plan_before);  // policies look at layers as they come
     return {};
   }
 
@@ -214,8 +230,8 @@ class Build {
                                      [&](double share) { return progress("plan", share).has_value(); }));
       weights_.keys = sensitivities_.query_squares;
     }
-    if (request_.retention.is_joint()) return choose_jointly(spool, retention, of_twin);
-    if (!request_.retention.keeps_all()) plan_.kept = retention.positions(shape_.num_tokens);
+    if (retention_.is_joint()) return choose_jointly(spool, retention, of_twin);
+    if (!retention_.keeps_all()) plan_.kept = retention.positions(shape_.num_tokens);
     POLYKV_TRY(plan_.codecs, choose_codecs(plan_.kept));
     if (request_.codec.needs_sensitivities()) plan_.expected_kld = expected_kld(sensitivities_.heads, plan_.codecs);
     if (has_twin()) twin_ = {plan_.codecs, of_twin.positions(shape_.num_tokens)};
@@ -246,7 +262,10 @@ class Build {
     const HeadSource source = [&spool](std::uint32_t layer, std::uint32_t head, std::size_t worker) {
       return spool.read(layer, head, worker);
     };
-    const std::vector<double> table = (has_twin() ? of_twin : retention).drop_table(rows, source);
+    POLYKV_TRY(const std::vector<double> table,
+               (has_twin() ? of_twin : retention).drop_table(rows, source, [&](double share) {
+                 return progress("choose", share).has_value();
+               }));
     const auto plan_of = [&](const Retention& one, std::uint64_t kv_bytes) {
       return one.joint_plan(sensitivities_.heads, table, kv_bytes, shape_.num_tokens);
     };
@@ -275,16 +294,15 @@ class Build {
 
   // What was dropped may be what is asked for: exact words above all.
   Status check_recall(const Fidelity& fidelity) const {
-    if (request_.retention.keeps_all() || request_.accept_loss) return {};
+    if (retention_.keeps_all() || request_.accept_loss) return {};
     for (std::size_t i = 0; i < fidelity.hits.size(); ++i) {
       if (fidelity.hits[i] >= fidelity.reference_hits[i] - kMostLostHits) continue;
       char text[256];
-      std::snprintf(
-          text, sizeof text,
-          "with %s the model repeats %.0f %% of a passage at %u %% depth, %.0f %% uncompressed: keep more, take "
-          "another policy, or --accept-loss",
-          retention_name(request_.retention).c_str(), 100.0 * fidelity.hits[i], kPassagePercent[i],
-          100.0 * fidelity.reference_hits[i]);
+      std::snprintf(text, sizeof text,
+                    "with %s the model repeats %.0f %% of a passage at %u %% depth, %.0f %% uncompressed: keep more or "
+                    "allow more bytes, drop nothing (--retain fullkv), or --accept-loss",
+                    retention_name(retention_).c_str(), 100.0 * fidelity.hits[i], kPassagePercent[i],
+                    100.0 * fidelity.reference_hits[i]);
       return Error(ErrorCode::kUnusableText, text);
     }
     return {};
@@ -303,7 +321,8 @@ class Build {
   format::Result<format::PoolWriter> create_writer(const JointPlan& plan, bool is_twin = false) {
     format::PoolSpec spec;
     spec.shape = shape_;
-    spec.identity = make_identity(request_, prompt_, runner_, prefill_options_.type, plan_name(plan.codecs));
+    spec.identity =
+        make_identity(request_, retention_, prompt_, runner_, prefill_options_.type, plan_name(plan.codecs));
     spec.tokens = prompt_.tokens;
     spec.layout = plan_layout(shape_, plan.codecs, plan.kept);
     spec.has_means = removes_means(spec.layout);
@@ -373,13 +392,14 @@ class Build {
   const BuildRequest& request_;
   PoolPrompt prompt_;
   PrefillRunner& runner_;
-  const PrefillOptions& prefill_options_;
+  PrefillOptions prefill_options_;
   const std::filesystem::path& path_;
   const format::WriterOptions& writer_options_;
   core::Workers& workers_;
   const std::vector<std::uint32_t> ids_;
   const std::string open_text_;
   const format::KvShape shape_;
+  const RetentionChoice retention_;
   DimensionWeights weights_;
   Sensitivities sensitivities_;  // empty without a plan
   JointPlan plan_, twin_;

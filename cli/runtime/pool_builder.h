@@ -35,10 +35,10 @@ struct BuildRequest {
   std::optional<std::string> system;
   std::span<const Document> documents;
   CodecChoice codec;
-  std::uint64_t created;  // SOURCE_DATE_EPOCH or 0
-  RetentionChoice retention = {};
-  bool accept_loss = false;  // of what the recall probe finds lost by retention
-  bool probe = false;        // measure what compression did, and keep it in the pool
+  std::uint64_t created;                          // SOURCE_DATE_EPOCH or 0
+  std::optional<RetentionChoice> retention = {};  // empty: everything, or what a small budget asks for
+  bool accept_loss = false;                       // of what the recall probe finds lost by retention
+  bool probe = false;                             // measure what compression did, and keep it in the pool
   // What comes after the prefill, by name ("quantize", ...), and the share of it that is done. Returning false stops
   // the build (kInterrupted). May be empty.
   std::function<bool(const char* work, double share)> on_progress = {};

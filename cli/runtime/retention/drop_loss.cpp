@@ -10,6 +10,7 @@
 #include "core/kernels/attention.h"
 #include "core/kernels/kernels.h"
 #include "format/layout.h"
+#include "format/page_layout.h"
 #include "format/shape.h"
 
 namespace polykv::runtime {
@@ -59,8 +60,9 @@ std::vector<std::uint32_t> ranked_positions(std::span<const float> scores) {
 
 namespace {
 
-// Softmax weights below this are left out of the sums: of 10,000 positions a hundredth of the output at most.
-constexpr float kLeastWeight = 1e-6f;
+// Softmax weights below this are left out of the sums, where they would cost nine tenths of the time: what thousands of
+// such positions give is a few hundredths of the output at most.
+constexpr float kLeastWeight = 1e-5f;
 
 // One q head of a layer: its losses, [policy][share].
 class HeadLosses {
@@ -73,15 +75,17 @@ class HeadLosses {
         q_head_(q_head),
         head_(q_head / layer.config.q_per_kv()),
         dim_(layer.config.head_dim),
+        padded_dim_(format::padded_value_dim(dim_)),
         losses_(scores.size() * kNumShares),
-        output_(dim_),
-        sums_(losses_.size() * dim_),
+        output_(padded_dim_),
+        sums_(losses_.size() * padded_dim_),
         mass_(losses_.size()) {
     for (const auto& policy : scores)
       shares_.push_back(smallest_shares(policy.subspan(head_ * layer.num_tokens, layer.num_tokens)));
     const auto values = layer.values.subspan(head_ * layer.num_tokens * dim_, layer.num_tokens * dim_);
-    values_.reserve(values.size());
-    for (const std::uint16_t value : values) values_.push_back(core::float16_to_float(value));
+    values_.resize(std::size_t{layer.num_tokens} * padded_dim_);
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values_[i / dim_ * padded_dim_ + i % dim_] = core::float16_to_float(values[i]);
   }
 
   const std::vector<double>& run() {
@@ -92,24 +96,24 @@ class HeadLosses {
  private:
   void add(const ReplayedRows& rows);
   void add_scaled(float factor, const float* from, float* to) const {
-    for (std::size_t d = 0; d < dim_; ++d) to[d] += factor * from[d];
+    kernels_.merge(to, 1.0f, from, factor, padded_dim_);
   }
   void add_row(const ReplayedRows& rows, std::size_t row, std::span<float> weights, std::span<float> own);
 
+  const core::AttentionKernels& kernels_ = *core::active_kernels().attention;
   const DropLayer& layer_;
   const PackedKeys& keys_;
   std::span<const double> columns_;
-  std::size_t q_head_, head_, dim_;
+  std::size_t q_head_, head_, dim_, padded_dim_;
   std::vector<std::vector<std::uint8_t>> shares_;  // [policy][position]
-  std::vector<float> values_;                      // [position][head_dim]
+  std::vector<float> values_;                      // [position][padded_dim]
   std::vector<double> losses_;
   // Of one row: the output, and what positions give it, by the smallest share that keeps them.
-  std::vector<float> output_, sums_;  // [head_dim], [policy][share][head_dim]
+  std::vector<float> output_, sums_;  // [padded_dim], [policy][share][padded_dim]
   std::vector<double> mass_;          // [policy][share]
 };
 
 void HeadLosses::add(const ReplayedRows& rows) {
-  const core::AttentionKernels& kernels = *core::active_kernels().attention;
   const std::size_t num_q = layer_.config.num_q_heads, counted = rows.num_rows - rows.first_counted;
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim_)));
   const std::size_t own_offset =
@@ -131,7 +135,7 @@ void HeadLosses::add(const ReplayedRows& rows) {
       float* all = weights.data() + i * width;
       // Slots between the document and the row's own, and those after it, are not there.
       std::fill(all + rows.visible, all + num_slots, -std::numeric_limits<float>::infinity());
-      const core::SoftmaxSum sum = kernels.softmax(all, 0, num_slots + row + 1, width);
+      const core::SoftmaxSum sum = kernels_.softmax(all, 0, num_slots + row + 1, width);
       for (std::size_t t = 0; t < width; ++t) all[t] /= sum.sum;
       add_row(rows, row, {all, num_slots}, {all + num_slots, row + 1});
     }
@@ -149,12 +153,12 @@ void HeadLosses::add_row(const ReplayedRows& rows, std::size_t row, std::span<fl
   std::fill(mass_.begin(), mass_.end(), 0.0);
   for (std::uint32_t t = 0; t < rows.visible; ++t) {
     if (weights[t] < kLeastWeight) continue;
-    const float* value = values_.data() + t * dim_;
+    const float* value = values_.data() + t * padded_dim_;
     add_scaled(weights[t], value, output_.data());
     for (std::size_t policy = 0; policy < shares_.size(); ++policy) {
       const std::size_t part = policy * kNumShares + shares_[policy][t];
       mass_[part] += double{weights[t]};
-      add_scaled(weights[t], value, sums_.data() + part * dim_);
+      add_scaled(weights[t], value, sums_.data() + part * padded_dim_);
     }
   }
   const double unit = rows.weight / double{rows.stream_squares[layer_.layer * rows.num_rows + row]};
@@ -166,7 +170,7 @@ void HeadLosses::add_row(const ReplayedRows& rows, std::size_t row, std::span<fl
       lost += mass_[part];
       double squares = 0.0;
       for (std::size_t d = 0; d < dim_; ++d) {
-        dropped[d] += double{sums_[part * dim_ + d]};
+        dropped[d] += double{sums_[part * padded_dim_ + d]};
         const double error = (lost * double{output_[d]} - dropped[d]) / std::max(1.0 - lost, 1e-6);
         squares += columns_[q_head_ * dim_ + d] * error * error;
       }

@@ -60,12 +60,15 @@ void Retention::merge(std::uint32_t layer, std::uint32_t kv_head, const format::
   choice_.policy->merge({layer, kv_head, model_.config().head_dim, scores, is_kept, keys, values});
 }
 
-std::vector<double> Retention::drop_table(std::span<const ReplayedRows> rows, const HeadSource& source) const {
+format::Result<std::vector<double>> Retention::drop_table(std::span<const ReplayedRows> rows, const HeadSource& source,
+                                                          const std::function<bool(double)>& on_progress) const {
   const ModelConfig& config = model_.config();
   const std::size_t num_heads = std::size_t{config.num_layers} * config.num_kv_heads;
   const std::size_t layer_size = config.num_kv_heads * kKeptShares.size();
   std::vector<double> table(scores_.size() * num_heads * kKeptShares.size());
   for (std::uint32_t layer = 0; layer < config.num_layers; ++layer) {
+    if (on_progress && !on_progress(static_cast<double>(layer) / config.num_layers))
+      return format::Error(format::ErrorCode::kInterrupted, "interrupted");
     std::vector<std::uint16_t> keys, values;
     for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
       const HeadKv kv = source(layer, head, 0);

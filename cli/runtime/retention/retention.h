@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "cli/runtime/retention/selection.h"
 #include "cli/runtime/weights/model_file.h"
 #include "core/workers.h"
+#include "format/status.h"
 
 namespace polykv::runtime {
 
@@ -40,7 +42,9 @@ class Retention {
   // Of a joint choice instead: what each policy's choices lose, [policy][head][share], told from rows that go on from
   // the document; then the plan. `source` gives the keys and values that add() saw, `kv_bytes` is for all of the
   // document's tokens.
-  std::vector<double> drop_table(std::span<const ReplayedRows> rows, const HeadSource& source) const;
+  // on_progress gets the share that is done; if it returns false, the table is not made (kInterrupted). May be empty.
+  format::Result<std::vector<double>> drop_table(std::span<const ReplayedRows> rows, const HeadSource& source,
+                                                 const std::function<bool(double)>& on_progress = {}) const;
   JointPlan joint_plan(std::span<const Sensitivity> sensitivities, std::span<const double> drop_table,
                        std::uint64_t kv_bytes, std::uint32_t num_all) const;
 

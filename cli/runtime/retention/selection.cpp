@@ -132,7 +132,7 @@ class LayerSelection {
 }  // namespace
 
 std::vector<const RetentionPolicy*> RetentionChoice::policies() const {
-  if (!is_auto) return policy == nullptr ? std::vector<const RetentionPolicy*>() : std::vector{policy};
+  if (!is_auto) return keeps_all() ? std::vector<const RetentionPolicy*>() : std::vector{policy};
   std::vector<const RetentionPolicy*> all;
   for (const char* name : kAutoPolicies) all.push_back(find_retention_policy(name));
   return all;

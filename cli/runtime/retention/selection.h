@@ -28,8 +28,8 @@ struct RetentionChoice {
   std::optional<std::uint32_t> keep_tokens = {};
   std::optional<double> keep_share = {};  // 0 to 1
 
-  bool keeps_all() const { return policy == nullptr && !is_auto; }
-  bool is_joint() const { return is_auto || (policy != nullptr && !keep_tokens && !keep_share); }
+  bool keeps_all() const { return !is_auto && (policy == nullptr || policy->score == score_fullkv); }
+  bool is_joint() const { return is_auto || (!keeps_all() && !keep_tokens && !keep_share); }
   // Whose scores are wanted.
   std::vector<const RetentionPolicy*> policies() const;
   bool needs_queries() const;

@@ -335,8 +335,9 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
     return runtime::HeadKv{std::span(kv.keys[layer]).subspan(head * size, size),
                            std::span(kv.values[layer]).subspan(head * size, size)};
   };
-  for (const std::string& policy : wanted.joint)
-    window.drop_tables[policy] = window.retentions.at(policy)->drop_table(rows, source);
+  for (const std::string& policy : wanted.joint) {
+    POLYKV_TRY(window.drop_tables[policy], window.retentions.at(policy)->drop_table(rows, source));
+  }
   return window;
 }
 
