@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/float16.h"
 #include "core/kernels/prefill.h"
 #include "core/kernels/rows.h"
 #include "core/linear.h"
@@ -72,13 +73,15 @@ class Run {
   // Leaves the residual stream in hidden() if it is wanted; else the last layer is done once its keys and values are.
   Status layers(bool want_hidden, const std::function<Status(const LayerKv&)>& on_layer);
 
-  const float* hidden(std::size_t position) const { return hidden_.get() + position * config_.hidden_size; }
+  const float* hidden(std::size_t row) const { return hidden_.get() + row * config_.hidden_size; }
   core::Workers& workers() { return workers_; }
 
  private:
   Status tasks(std::size_t num_tasks, double cost, const std::function<void(std::size_t, Scratch&)>& task);
   Status project(const LayerWeights& weights);
   Status hand_on(std::uint32_t layer, const std::function<Status(const LayerKv&)>& on_layer);
+  void put_value(std::size_t kv_head, std::size_t position, const std::uint16_t* value);
+  void load_past(std::uint32_t layer);
   Status attend();
   Status feed_forward(const LayerWeights& weights);
   PackedMatrix pack_projections(const LayerWeights& weights);
@@ -86,7 +89,7 @@ class Run {
   PackedMatrix pack_rows(const WeightMatrix& matrix);
   PackedMatrix pack_gate_up(const LayerWeights& weights);
   void norm_rows(std::size_t first, std::size_t num_rows, const std::vector<float>& weight, Scratch& scratch) const;
-  void split_row(std::size_t position, float* projected, const std::vector<float>& bias);
+  void split_row(std::size_t row, float* projected, const std::vector<float>& bias);
   void add_rows(std::size_t first, std::size_t num_rows, std::size_t stride, const float* results);
   std::size_t block_end(std::size_t first) const { return std::min(first + block_rows_, num_tokens_); }
 
@@ -96,18 +99,20 @@ class Run {
   const core::PrefillKernels& kernels_ = *core::active_prefill_kernels();
   const core::RowKernels& rows_ = *core::active_kernels().rows;
   core::Workers workers_;
-  std::size_t num_tokens_, padded_tokens_, block_rows_, num_blocks_;
+  // Rows are tokens; row r is position num_past_ + r. Attention takes blocks of positions, of which the first may begin
+  // with `lead_` positions of the past: rows of zeros, whose results are not looked at.
+  std::size_t num_tokens_, num_past_, num_positions_, padded_positions_, lead_, block_rows_, num_blocks_;
   std::size_t query_cols_, kv_cols_;  // of all heads
   std::size_t hidden_stride_, ffn_stride_;
   double work_done_ = 0.0, all_work_ = 0.0;  // in products
   std::vector<Scratch> scratch_;             // [threads]
   Buffer<float> hidden_;                     // [tokens][hidden]
   Buffer<float> cos_, sin_;                  // [tokens][head_dim / 2]
-  Buffer<std::uint16_t> query_;              // bfloat16 [num_q_heads][tokens][head_dim], scaled
-  Buffer<std::uint16_t> keys_, values_;      // bfloat16, as core::CausalHead wants them, by kv_head
+  Buffer<std::uint16_t> query_;              // bfloat16 [num_q_heads][lead + tokens][head_dim], scaled
+  Buffer<std::uint16_t> keys_, values_;      // bfloat16, as core::CausalHead wants them, by kv_head, the past first
   Buffer<std::uint16_t> keys16_, values16_;  // float16 [num_kv_heads][tokens][head_dim]
   Buffer<std::uint16_t> queries16_;          // the same of all q heads, if they are wanted
-  Buffer<std::uint16_t> mixed_;              // bfloat16 [padded tokens][query_cols]
+  Buffer<std::uint16_t> mixed_;              // bfloat16 [lead + padded tokens][query_cols]
   std::atomic<bool> all_finite_{true};
 };
 
@@ -117,7 +122,10 @@ Run::Run(const ModelFile& model, std::span<const std::uint32_t> tokens, const Pr
       options_(options),
       workers_(options.num_threads),
       num_tokens_(tokens.size()),
-      padded_tokens_(round_up(num_tokens_, core::kCausalPadTokens)),
+      num_past_(options.num_past),
+      num_positions_(num_past_ + num_tokens_),
+      padded_positions_(round_up(num_positions_, core::kCausalPadTokens)),
+      lead_(num_past_ % core::kCausalRows),
       block_rows_(std::clamp(round_up(num_tokens_ / (kBlocksPerThread * workers_.num_threads()), core::kMatrixRows),
                              core::kMatrixRows, kMaxBlockRows)),
       num_blocks_((num_tokens_ + block_rows_ - 1) / block_rows_),
@@ -128,17 +136,17 @@ Run::Run(const ModelFile& model, std::span<const std::uint32_t> tokens, const Pr
       hidden_(num_tokens_ * config_.hidden_size),
       cos_(num_tokens_ * config_.head_dim / 2),
       sin_(num_tokens_ * config_.head_dim / 2),
-      query_(num_tokens_ * query_cols_),
-      keys_(padded_tokens_ * kv_cols_),
-      values_(padded_tokens_ * kv_cols_),
+      query_((lead_ + num_tokens_) * query_cols_),
+      keys_(padded_positions_ * kv_cols_),
+      values_(padded_positions_ * kv_cols_),
       keys16_(num_tokens_ * kv_cols_),
       values16_(num_tokens_ * kv_cols_),
       queries16_(options.want_queries ? num_tokens_ * query_cols_ : 0),
-      mixed_(num_blocks_ * block_rows_ * query_cols_) {
+      mixed_((lead_ + num_blocks_ * block_rows_) * query_cols_) {
   const double token_work = static_cast<double>(config_.hidden_size) *
                             static_cast<double>(2 * query_cols_ + 2 * kv_cols_ + 3 * config_.ffn_size);
   all_work_ = config_.num_layers * static_cast<double>(num_tokens_) *
-              (token_work + static_cast<double>(num_tokens_ * query_cols_));
+              (token_work + static_cast<double>((num_past_ + num_positions_) * query_cols_));
   const std::size_t widest =
       std::max({query_cols_ + 2 * kv_cols_, std::size_t{config_.hidden_size}, 2 * kPanelOutputs});
   for (std::size_t i = 0; i < workers_.num_threads(); ++i) {
@@ -156,7 +164,7 @@ Run::Run(const ModelFile& model, std::span<const std::uint32_t> tokens, const Pr
       core::dequantize_row(model.weights().embedding, tokens[t],
                            {hidden_.get() + t * config_.hidden_size, config_.hidden_size});
       for (std::size_t i = 0; i < half; ++i) {  // in double: at position 100,000 a float angle is off by 0.004
-        const double angle = static_cast<double>(t) * frequencies[i];
+        const double angle = static_cast<double>(num_past_ + t) * frequencies[i];
         cos_.get()[t * half + i] = static_cast<float>(std::cos(angle));
         sin_.get()[t * half + i] = static_cast<float>(std::sin(angle));
       }
@@ -187,6 +195,7 @@ Status Run::layers(bool want_hidden, const std::function<Status(const LayerKv&)>
     POLYKV_CHECK_STATUS(project(weights));
     POLYKV_CHECK_STATUS(hand_on(layer, on_layer));
     if (layer + 1 == config_.num_layers && !want_hidden) break;
+    load_past(layer);
     POLYKV_CHECK_STATUS(attend());
     POLYKV_CHECK_STATUS(feed_forward(weights));
   }
@@ -249,14 +258,21 @@ void Run::norm_rows(std::size_t first, std::size_t num_rows, const std::vector<f
   }
 }
 
-// One position's projections to where attention and the pool want them.
-void Run::split_row(std::size_t position, float* projected, const std::vector<float>& bias) {
+// bfloat16 [head_dim] of one position.
+void Run::put_value(std::size_t kv_head, std::size_t position, const std::uint16_t* value) {
+  const std::size_t dim = config_.head_dim;
+  std::uint16_t* pairs = values_.get() + (kv_head * padded_positions_ + position / 2 * 2) * dim + position % 2;
+  for (std::size_t d = 0; d < dim; ++d) pairs[2 * d] = value[d];
+}
+
+// One row's projections to where attention and the pool want them.
+void Run::split_row(std::size_t row, float* projected, const std::vector<float>& bias) {
   const std::size_t dim = config_.head_dim, half = dim / 2, num_q = config_.num_q_heads, num_kv = config_.num_kv_heads;
   const auto query_scale = static_cast<float>(std::numbers::log2e / std::sqrt(static_cast<double>(dim)));
   if (!bias.empty()) rows_.add(bias.data(), bias.size(), projected);
   for (std::size_t h = 0; h < num_q + num_kv; ++h) {
     float* head = projected + h * dim;
-    rows_.rotate(head, cos_.get() + position * half, sin_.get() + position * half, half, head);
+    rows_.rotate(head, cos_.get() + row * half, sin_.get() + row * half, half, head);
   }
   bool finite = true;
   const auto is_finite = [dim](const std::uint16_t* bits) {
@@ -264,25 +280,24 @@ void Run::split_row(std::size_t position, float* projected, const std::vector<fl
   };
   if (options_.want_queries) {
     for (std::size_t h = 0; h < num_q; ++h) {
-      std::uint16_t* query16 = queries16_.get() + (h * num_tokens_ + position) * dim;
+      std::uint16_t* query16 = queries16_.get() + (h * num_tokens_ + row) * dim;
       rows_.to_float16(projected + h * dim, dim, query16);
       finite = finite && is_finite(query16);
     }
   }
   for (std::size_t i = 0; i < num_q * dim; ++i) projected[i] *= query_scale;
   for (std::size_t h = 0; h < num_q; ++h)
-    rows_.to_bfloat16(projected + h * dim, dim, query_.get() + (h * num_tokens_ + position) * dim);
+    rows_.to_bfloat16(projected + h * dim, dim, query_.get() + (h * (lead_ + num_tokens_) + lead_ + row) * dim);
   for (std::size_t h = 0; h < num_kv; ++h) {
     const float* key = projected + (num_q + h) * dim;
     const float* value = projected + (num_q + num_kv + h) * dim;
-    rows_.to_bfloat16(key, dim, keys_.get() + (h * padded_tokens_ + position) * dim);
-    std::uint16_t* key16 = keys16_.get() + (h * num_tokens_ + position) * dim;
-    std::uint16_t* value16 = values16_.get() + (h * num_tokens_ + position) * dim;
+    rows_.to_bfloat16(key, dim, keys_.get() + (h * padded_positions_ + num_past_ + row) * dim);
+    std::uint16_t* key16 = keys16_.get() + (h * num_tokens_ + row) * dim;
+    std::uint16_t* value16 = values16_.get() + (h * num_tokens_ + row) * dim;
     rows_.to_float16(key, dim, key16);
     // Pairs of positions lie side by side: through the place of the float16 ones, which come after.
     rows_.to_bfloat16(value, dim, value16);
-    std::uint16_t* pairs = values_.get() + (h * padded_tokens_ + position / 2 * 2) * dim + position % 2;
-    for (std::size_t d = 0; d < dim; ++d) pairs[2 * d] = value16[d];
+    put_value(h, num_past_ + row, value16);
     rows_.to_float16(value, dim, value16);
     finite = finite && is_finite(key16) && is_finite(value16);
   }
@@ -318,17 +333,41 @@ Status Run::hand_on(std::uint32_t layer, const std::function<Status(const LayerK
                    {queries16_.get(), num_queries}});
 }
 
+// The keys and values of the layer before the first row, from float16.
+void Run::load_past(std::uint32_t layer) {
+  if (num_past_ == 0) return;
+  const LayerKv past = options_.past(layer);
+  const std::size_t dim = config_.head_dim;
+  workers_.run(config_.num_kv_heads, [&](std::size_t head, std::size_t) {
+    std::vector<std::uint16_t> value(dim);
+    for (std::size_t t = 0; t < num_past_; ++t) {
+      const std::size_t from = (head * num_past_ + t) * dim;
+      std::uint16_t* key = keys_.get() + (head * padded_positions_ + t) * dim;
+      for (std::size_t d = 0; d < dim; ++d) {
+        key[d] = core::float_to_bfloat16(core::float16_to_float(past.keys[from + d]));
+        value[d] = core::float_to_bfloat16(core::float16_to_float(past.values[from + d]));
+      }
+      put_value(head, t, value.data());
+    }
+  });
+}
+
 Status Run::attend() {
-  const std::size_t dim = config_.head_dim, num_q = config_.num_q_heads;
-  const std::size_t num_blocks = (num_tokens_ + core::kCausalRows - 1) / core::kCausalRows;
-  const double cost = static_cast<double>(num_tokens_) * static_cast<double>(num_tokens_ * query_cols_);
+  const std::size_t dim = config_.head_dim, num_q = config_.num_q_heads, first = num_past_ - lead_;
+  const std::size_t num_blocks = (num_positions_ - first + core::kCausalRows - 1) / core::kCausalRows;
+  const double cost =
+      static_cast<double>(num_tokens_) * static_cast<double>((num_past_ + num_positions_) * query_cols_);
   return tasks(num_blocks * num_q, cost, [&](std::size_t task, Scratch& scratch) {
     const std::size_t head = task % num_q, kv_head = head / config_.q_per_kv();
     const std::size_t row = (num_blocks - 1 - task / num_q) * core::kCausalRows;  // longest first
-    const core::CausalHead source{num_tokens_, dim, query_.get() + head * num_tokens_ * dim,
-                                  keys_.get() + kv_head * padded_tokens_ * dim,
-                                  values_.get() + kv_head * padded_tokens_ * dim};
-    kernels_.attend(source, row, mixed_.get() + row * query_cols_ + head * dim, query_cols_, scratch.causal.get());
+    const core::CausalHead source{num_positions_,
+                                  dim,
+                                  first,
+                                  query_.get() + head * (lead_ + num_tokens_) * dim,
+                                  keys_.get() + kv_head * padded_positions_ * dim,
+                                  values_.get() + kv_head * padded_positions_ * dim};
+    kernels_.attend(source, first + row, mixed_.get() + row * query_cols_ + head * dim, query_cols_,
+                    scratch.causal.get());
   });
 }
 
@@ -348,8 +387,8 @@ Status Run::feed_forward(const LayerWeights& weights) {
     const std::size_t first = block * block_rows_, num_rows = block_end(first) - first;
     const std::size_t whole_rows = round_up(num_rows, core::kMatrixRows);
     float* results = scratch.results.get();
-    kernels_.multiply(mixed_.get() + first * query_cols_, query_cols_, whole_rows, output.tile(0), output.num_cols(),
-                      output.num_tiles(), results, output.num_outputs());
+    kernels_.multiply(mixed_.get() + (lead_ + first) * query_cols_, query_cols_, whole_rows, output.tile(0),
+                      output.num_cols(), output.num_tiles(), results, output.num_outputs());
     add_rows(first, num_rows, output.num_outputs(), results);
     norm_rows(first, num_rows, norm, scratch);
     std::size_t tile = 0;

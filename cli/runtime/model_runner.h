@@ -36,7 +36,12 @@ struct PrefillOptions {
   bool want_queries = false;
   // Called after each layer's part of the work: share of all work done, 0 to 1. Returning false stops the run
   // (kInterrupted).
-  std::function<bool(double)> on_progress;
+  std::function<bool(double)> on_progress = {};
+  // Positions before the first token, which all tokens see: `past` gives a layer's keys and values of exactly so many,
+  // which must stay good while that layer runs. Tokens then have positions from num_past on, and on_layer gets only
+  // theirs.
+  std::uint32_t num_past = 0;
+  std::function<LayerKv(std::uint32_t layer)> past = {};
 };
 
 // Layer-outer: one layer's weights are dequantized, all of the document runs through it, the layer is handed on and
@@ -45,8 +50,9 @@ class PrefillRunner {
  public:
   virtual ~PrefillRunner() = default;
 
-  // Positions 0 .. tokens.size() - 1. on_layer is called once a layer, in order; an error from it ends the run.
-  // Errors: kInterrupted, kNotFinite (a number that float16 cannot hold, layer named), kFailed (LibTorch's own).
+  // Positions options.num_past .. + tokens.size() - 1. on_layer is called once a layer, in order; an error from it ends
+  // the run. Errors: kInterrupted, kNotFinite (a number that float16 cannot hold, layer named), kFailed (LibTorch's
+  // own).
   virtual format::Status prefill(const ModelFile& model, std::span<const std::uint32_t> tokens,
                                  const PrefillOptions& options,
                                  const std::function<format::Status(const LayerKv&)>& on_layer) = 0;
@@ -71,7 +77,7 @@ format::Result<std::unique_ptr<PrefillRunner>> make_prefill_runner(NumberType ty
 format::Result<std::unique_ptr<PrefillRunner>> load_prefill_runner();
 
 // The plug-in's one entry: bumped whenever a class that crosses it changes, this header's and format's Error.
-inline constexpr std::uint32_t kPrefillPluginVersion = 3;
+inline constexpr std::uint32_t kPrefillPluginVersion = 4;
 using CreatePrefillRunner = PrefillRunner* (*)(std::uint32_t version);  // null: another version
 inline constexpr const char* kPrefillPluginEntry = "polykv_create_prefill_runner";
 

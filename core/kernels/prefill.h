@@ -28,7 +28,8 @@ inline constexpr std::size_t kCausalPadTokens = 16;  // keys and values are read
 struct CausalHead {
   std::size_t num_tokens;
   std::size_t head_dim;
-  const std::uint16_t* query;  // [num_tokens][head_dim], after RoPE, times log2(e) / sqrt(head_dim)
+  std::size_t first_query;     // the rows before have none: a multiple of kCausalRows
+  const std::uint16_t* query;  // [num_tokens - first_query][head_dim], after RoPE, times log2(e) / sqrt(head_dim)
   const std::uint16_t* keys;   // [padded tokens][head_dim], after RoPE
   // [padded tokens / 2][head_dim][2]: two positions side by side, as a dot product of pairs wants them.
   const std::uint16_t* values;
@@ -45,8 +46,8 @@ struct PrefillKernels {
                    std::size_t num_cols, std::size_t num_tiles, float* out, std::size_t out_stride);
 
   // Rows first_row .. min(first_row + kCausalRows, num_tokens) - 1, each seeing the positions up to its own:
-  // out[r * out_stride + d], bfloat16, r from 0. first_row is a multiple of kCausalRows; scratch is 64-byte aligned,
-  // causal_scratch_bytes(head_dim) of it. A row depends on nothing but the positions that it sees.
+  // out[r * out_stride + d], bfloat16, r from 0. first_row is a multiple of kCausalRows, at least first_query; scratch
+  // is 64-byte aligned, causal_scratch_bytes(head_dim) of it. A row depends on nothing but the positions that it sees.
   void (*attend)(const CausalHead& head, std::size_t first_row, std::uint16_t* out, std::size_t out_stride,
                  std::byte* scratch);
   std::size_t (*causal_scratch_bytes)(std::size_t head_dim);

@@ -122,7 +122,7 @@ void load_query(const CausalHead& head, std::size_t first_row, __m512* query) {
   auto* pairs = reinterpret_cast<std::byte*>(query);
   std::memset(pairs, 0, head.head_dim / 2 * kCausalRows * 4);
   for (std::size_t r = 0; r < num_rows; ++r) {
-    const std::uint16_t* row = head.query + (first_row + r) * head.head_dim;
+    const std::uint16_t* row = head.query + (first_row - head.first_query + r) * head.head_dim;
     for (std::size_t k = 0; k < head.head_dim / 2; ++k) std::memcpy(pairs + (k * kCausalRows + r) * 4, row + 2 * k, 4);
   }
 }

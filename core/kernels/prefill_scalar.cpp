@@ -26,7 +26,7 @@ void multiply(const std::uint16_t* x, std::size_t x_stride, std::size_t num_rows
 double score_of(const CausalHead& head, std::size_t row, std::size_t position) {
   double score = 0.0;
   for (std::size_t d = 0; d < head.head_dim; ++d) {
-    score += static_cast<double>(bfloat16_to_float(head.query[row * head.head_dim + d])) *
+    score += static_cast<double>(bfloat16_to_float(head.query[(row - head.first_query) * head.head_dim + d])) *
              static_cast<double>(bfloat16_to_float(head.keys[position * head.head_dim + d]));
   }
   return score;

@@ -55,7 +55,7 @@ struct Free {
 void bench_attend(benchmark::State& state, const PrefillKernels* kernels) {
   const auto num_tokens = static_cast<std::size_t>(state.range(0)), head_dim = static_cast<std::size_t>(state.range(1));
   const std::vector<std::uint16_t> query = random_bfloat16(num_tokens * head_dim), keys = query, values = query;
-  const CausalHead head{num_tokens, head_dim, query.data(), keys.data(), values.data()};
+  const CausalHead head{num_tokens, head_dim, 0, query.data(), keys.data(), values.data()};
   std::vector<std::uint16_t> out(kCausalRows * head_dim);
   const std::unique_ptr<std::byte[], Free> scratch(
       static_cast<std::byte*>(::operator new[](kernels->causal_scratch_bytes(head_dim), std::align_val_t{64})));

@@ -19,7 +19,8 @@ import sys
 
 from evaluation import add_programs, fail, progress, run
 
-SINGLES = "streamingllm h2o tova snapkv snapkv+ada pyramidkv keydiff knorm random".split()
+SINGLES = """streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam expected-attention compactor keydiff lagkv
+observed knorm random""".split()
 BUDGETS = [128, 256, 512, 768, 1024]
 FULL = "auto"
 
@@ -28,7 +29,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", nargs="+", default=[str(b) for b in BUDGETS], help="positions of 1,536, or shares")
     parser.add_argument("--policies", nargs="+", default=SINGLES)
-    parser.add_argument("--joint", nargs="+", default=["h2o"], help="policies whose scores joint plans go by")
+    parser.add_argument("--joint", nargs="+", default=["auto"], help="policies whose scores joint plans go by")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prefill", default="bf16", choices=["f32", "bf16"])
     parser.add_argument("--table", type=pathlib.Path, help="print the table of an earlier run's JSON, and run nothing")

@@ -71,4 +71,44 @@ inline double relative_difference(const std::vector<std::uint16_t>& a, const std
   return std::sqrt(difference / size);
 }
 
+// Positions [first, end) of each head, one head after another.
+inline std::vector<std::uint16_t> positions_of(const std::vector<std::uint16_t>& heads, std::size_t num_heads,
+                                               std::size_t head_dim, std::size_t first, std::size_t end) {
+  const std::size_t num_tokens = heads.size() / num_heads / head_dim;
+  std::vector<std::uint16_t> out;
+  for (std::size_t head = 0; head < num_heads; ++head) {
+    const auto begin = heads.begin() + static_cast<std::ptrdiff_t>(head * num_tokens * head_dim);
+    out.insert(out.end(), begin + static_cast<std::ptrdiff_t>(first * head_dim),
+               begin + static_cast<std::ptrdiff_t>(end * head_dim));
+  }
+  return out;
+}
+
+// The largest relative difference of a layer's keys or values, from position num_past on, between a prefill of all
+// tokens and one of those that come after a past.
+inline double difference_after_past(runtime::PrefillRunner& runner, const runtime::ModelFile& model,
+                                    std::span<const std::uint32_t> tokens, std::uint32_t num_past,
+                                    runtime::PrefillOptions options) {
+  const std::size_t num_heads = model.config().num_kv_heads, dim = model.config().head_dim;
+  const Collected whole = collect(runner, model, tokens, options);
+  Collected past;
+  for (std::size_t layer = 0; layer < whole.keys.size(); ++layer) {
+    past.keys.push_back(positions_of(whole.keys[layer], num_heads, dim, 0, num_past));
+    past.values.push_back(positions_of(whole.values[layer], num_heads, dim, 0, num_past));
+  }
+  options.num_past = num_past;
+  options.past = [&](std::uint32_t layer) {
+    return runtime::LayerKv{layer, num_past, past.keys[layer], past.values[layer]};
+  };
+  const Collected rest = collect(runner, model, tokens.subspan(num_past), options);
+  double largest = 0.0;
+  for (std::size_t layer = 0; layer < whole.keys.size(); ++layer) {
+    const auto keys = positions_of(whole.keys[layer], num_heads, dim, num_past, tokens.size());
+    const auto values = positions_of(whole.values[layer], num_heads, dim, num_past, tokens.size());
+    largest = std::max(
+        {largest, relative_difference(keys, rest.keys[layer]), relative_difference(values, rest.values[layer])});
+  }
+  return largest;
+}
+
 }  // namespace polykv::tests

@@ -121,11 +121,12 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return x * at::rsqrt(x.square().mean(-1, true) + eps) * weight;
 }
 
-// cos and sin [num_tokens][head_dim / 2] as float, angles in double: at position 100,000 a float angle is off by 0.004.
-std::pair<at::Tensor, at::Tensor> rope_tables(const ModelConfig& config, std::int64_t num_tokens) {
+// cos and sin [num_tokens][head_dim / 2] of positions from `first` on as float, angles in double: at position 100,000 a
+// float angle is off by 0.004.
+std::pair<at::Tensor, at::Tensor> rope_tables(const ModelConfig& config, std::int64_t first, std::int64_t num_tokens) {
   const std::vector<double> frequencies = config.rope.inverse_frequencies(config.head_dim);
   const at::Tensor frequency = at::tensor(frequencies, at::kDouble);
-  const at::Tensor angle = at::arange(num_tokens, at::kDouble).unsqueeze(1) * frequency.unsqueeze(0);
+  const at::Tensor angle = at::arange(first, first + num_tokens, at::kDouble).unsqueeze(1) * frequency.unsqueeze(0);
   return {angle.cos().to(at::kFloat), angle.sin().to(at::kFloat)};
 }
 
@@ -199,7 +200,7 @@ class TorchPrefill final : public PrefillRunner {
       core::dequantize_row(model.weights().embedding, tokens[static_cast<std::size_t>(t)],
                            {hidden.data_ptr<float>() + t * config.hidden_size, config.hidden_size});
     }
-    const auto [cos, sin] = rope_tables(config, num_tokens);
+    const auto [cos, sin] = rope_tables(config, options.num_past, num_tokens);
     for (std::uint32_t layer = 0; layer < config.num_layers; ++layer) {
       const auto progress = [&](double part) {
         if (options.on_progress && !options.on_progress((layer + part) / config.num_layers)) {
@@ -207,14 +208,14 @@ class TorchPrefill final : public PrefillRunner {
         }
       };
       run_layer(Layer(*workers_, model.weights().layers[layer], config, type), config, layer, type, cos, sin, hidden,
-                options.want_queries, progress, on_layer);
+                options, progress, on_layer);
     }
     return hidden;
   }
 
   template <typename Progress>
   static void run_layer(const Layer& weights, const ModelConfig& config, std::uint32_t layer, at::ScalarType type,
-                        const at::Tensor& cos, const at::Tensor& sin, at::Tensor& hidden, bool want_queries,
+                        const at::Tensor& cos, const at::Tensor& sin, at::Tensor& hidden, const PrefillOptions& options,
                         const Progress& progress, const std::function<Status(const LayerKv&)>& on_layer) {
     const std::int64_t num_tokens = hidden.size(0);
     const std::int64_t dim = config.head_dim, num_q = config.num_q_heads, num_kv = config.num_kv_heads;
@@ -235,7 +236,8 @@ class TorchPrefill final : public PrefillRunner {
       values.narrow(1, row, rows).copy_(heads.narrow(1, num_q + num_kv, num_kv).transpose(0, 1));
     }
     progress(0.2);
-    hand_on(keys, values, want_queries ? query : at::Tensor(), layer, on_layer);
+    hand_on(keys, values, options.want_queries ? query : at::Tensor(), layer, on_layer);
+    if (options.num_past > 0) prepend_past(options.past(layer), dim, keys, values);
     attend(weights, query, keys, values, type, hidden, progress);
     for (std::int64_t row = 0; row < num_tokens; row += kRowChunk) {
       const std::int64_t rows = std::min(kRowChunk, num_tokens - row);
@@ -266,26 +268,38 @@ class TorchPrefill final : public PrefillRunner {
         LayerKv{layer, static_cast<std::uint32_t>(keys.size(1)), bits(keys16), bits(values16), bits(query16)}));
   }
 
-  // Causal attention in blocks of queries; adds the output projection to `hidden`. LibTorch's SDPA takes twice as long
-  // here.
+  // keys and values [num_kv][tokens][head_dim] get the past's before them.
+  static void prepend_past(const LayerKv& past, std::int64_t dim, at::Tensor& keys, at::Tensor& values) {
+    const auto joined = [&](std::span<const std::uint16_t> before, const at::Tensor& own) {
+      const at::Tensor half =
+          at::from_blob(const_cast<std::uint16_t*>(before.data()), {own.size(0), past.num_tokens, dim}, at::kHalf);
+      return at::cat({half.to(at::kFloat), own}, 1);
+    };
+    keys = joined(past.keys, keys);
+    values = joined(past.values, values);
+  }
+
+  // Causal attention in blocks of queries, which are the last of the keys' positions; adds the output projection to
+  // `hidden`. LibTorch's SDPA takes twice as long here.
   template <typename Progress>
   static void attend(const Layer& weights, const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
                      at::ScalarType type, at::Tensor& hidden, const Progress& progress) {
     const std::int64_t num_kv = query.size(0), group = query.size(1), num_tokens = query.size(2), dim = query.size(3);
+    const std::int64_t num_past = keys.size(1) - num_tokens;
     const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
     const at::Tensor keys_by_dim = keys.transpose(1, 2);
     for (std::int64_t row = 0; row < num_tokens; row += kQueryBlock) {
       const std::int64_t rows = std::min(kQueryBlock, num_tokens - row);
-      const std::int64_t visible = row + rows;
+      const std::int64_t visible = num_past + row + rows;
       const at::Tensor block = (query.narrow(2, row, rows) * scale).reshape({num_kv, group * rows, dim});
       at::Tensor scores = at::bmm(block, keys_by_dim.narrow(2, 0, visible));
-      at::Tensor last = scores.view({-1, rows, visible}).narrow(2, row, rows);
+      at::Tensor last = scores.view({-1, rows, visible}).narrow(2, num_past + row, rows);
       last.masked_fill_(at::ones({rows, rows}, at::kBool).triu_(1), -std::numeric_limits<float>::infinity());
       const at::Tensor mixed =
           at::bmm(at::softmax(scores, -1), values.narrow(1, 0, visible)).to(type).view({num_kv * group, rows, dim});
       hidden.narrow(0, row, rows) +=
           at::linear(mixed.transpose(0, 1).reshape({rows, num_kv * group * dim}), weights.attention_output);
-      progress(0.2 + 0.5 * static_cast<double>(visible) / static_cast<double>(num_tokens));
+      progress(0.2 + 0.5 * static_cast<double>(row + rows) / static_cast<double>(num_tokens));
     }
   }
 };

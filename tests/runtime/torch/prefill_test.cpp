@@ -118,6 +118,23 @@ TEST_CASE("prefill's keys and values are those of the step runner's tail") {
   }
 }
 
+TEST_CASE("tokens after a past are what they are in one prefill") {
+  const std::vector<std::uint32_t> tokens = [] {
+    std::vector<std::uint32_t> some(700);
+    for (std::size_t i = 0; i < some.size(); ++i) some[i] = static_cast<std::uint32_t>(i * 7919 % 250);
+    return some;
+  }();
+  PrefillOptions options;
+  options.num_threads = 2;
+  for (const std::string& name : tests::model_fixtures()) {
+    INFO(name);
+    const ModelFile model = open_model(name);
+    // The past has been rounded to float16, 2^-11 at most.
+    for (const std::uint32_t num_past : {1u, 130u, 699u})
+      CHECK(tests::difference_after_past(runner(), model, tokens, num_past, options) < 0.001);
+  }
+}
+
 TEST_CASE("bf16 stays near f32, and chunks and blocks leave no seam") {
   std::cout << "prefill in bf16 by " << runner(NumberType::kBF16).version() << std::endl;
   std::vector<std::uint32_t> tokens(1500);  // more than one chunk of rows and several blocks of queries

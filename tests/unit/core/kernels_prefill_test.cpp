@@ -42,7 +42,7 @@ struct Document {
   }
 
   std::uint16_t& value(std::size_t t, std::size_t d) { return values[(t / 2 * head_dim + d) * 2 + t % 2]; }
-  CausalHead head() const { return {num_tokens, head_dim, query.data(), keys.data(), values.data()}; }
+  CausalHead head() const { return {num_tokens, head_dim, 0, query.data(), keys.data(), values.data()}; }
 };
 
 struct Scratch {
@@ -173,6 +173,24 @@ TEST_CASE("causal attention of this CPU agrees with scalar", "[prefill]") {
         }
         CHECK(worst <= 1.0);
       }
+    }
+  }
+}
+
+TEST_CASE("causal attention of the last rows alone gives what it gives among all", "[prefill]") {
+  for (const PrefillKernels* kernels : {&kPrefillScalar, active_prefill_kernels()}) {
+    if (kernels == nullptr) continue;
+    const Document document(150, 64, 4.0f, 7);
+    const auto whole = attend(*kernels, document.head());
+    for (const std::size_t first : {32u, 96u, 128u}) {
+      CausalHead head = document.head();
+      head.first_query = first;
+      head.query += first * 64;
+      std::vector<std::uint16_t> out((150 - first) * 64);
+      const Scratch scratch(kernels->causal_scratch_bytes(64));
+      for (std::size_t row = first; row < 150; row += kCausalRows)
+        kernels->attend(head, row, out.data() + (row - first) * 64, 64, scratch.memory);
+      CHECK(std::equal(out.begin(), out.end(), whole.begin() + static_cast<std::ptrdiff_t>(first * 64)));
     }
   }
 }

@@ -98,6 +98,20 @@ TEST_CASE("block prefill gives the same bits with any number of threads", "[pref
   }
 }
 
+TEST_CASE("block prefill: tokens after a past are what they are in one prefill", "[prefill]") {
+  if (runner() == nullptr) return;
+  for (const std::string& name : tests::model_fixtures()) {
+    const ModelFile model = open_model(name);
+    const std::vector<std::uint32_t> tokens = long_document(333);
+    // One position, a part of a block of query rows, whole blocks, and all but one.
+    for (const std::uint32_t num_past : {1u, 31u, 64u, 150u, 332u}) {
+      INFO(name << ", " << num_past << " before");
+      // Of the past, rounded to float16 before bfloat16, some fall to the other side: 2^-9, as the roundings above.
+      CHECK(tests::difference_after_past(*runner(), model, tokens, num_past, threads(2)) < 0.03);
+    }
+  }
+}
+
 TEST_CASE("block prefill: an error of on_layer ends the run, progress grows and can stop it", "[prefill]") {
   if (runner() == nullptr) return;
   const ModelFile model = open_model("llama-gqa-q8_0");
