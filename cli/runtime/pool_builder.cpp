@@ -10,6 +10,7 @@
 #include "cli/runtime/kv_spool.h"
 #include "cli/runtime/layer_writer.h"
 #include "cli/runtime/probes.h"
+#include "cli/runtime/retention/kvzip.h"
 #include "cli/runtime/retention/retention.h"
 #include "core/kernels/kernels.h"
 #include "core/pool.h"
@@ -172,6 +173,8 @@ class Build {
       return spool.write(layer);
     }));
     POLYKV_CHECK_STATUS(spool.map());
+    if (retention.needs_repetition())
+      POLYKV_CHECK_STATUS(timed(report_.plan_ms, [&] { return repeat(spool, retention, of_twin); }));
     POLYKV_CHECK_STATUS(timed(report_.plan_ms, [&] { return choose_plans(spool, retention, of_twin); }));
     double aim = request_.codec.max_kld.value_or(0.0);
     for (int round = 1;; ++round) {
@@ -201,6 +204,21 @@ class Build {
       if (has_twin()) of_twin.add(layer, tail_begin(shape_.num_tokens));
       return true;
     });
+  }
+
+  // Scores that come from the document's repetition; the twin's have no part in what comes after its end.
+  Status repeat(KvSpool& spool, Retention& retention, Retention& of_twin) {
+    const HeadSource source = [&spool](std::uint32_t layer, std::uint32_t head, std::size_t worker) {
+      return spool.read(layer, head, worker);
+    };
+    Repetition repetition{*request_.model, *request_.chat, open_text_, ids_, runner_, prefill_options_, source};
+    repetition.options.on_progress = [&](double share) { return progress("repeat", share).has_value(); };
+    std::vector<std::uint32_t> ends = {shape_.num_tokens};
+    if (has_twin()) ends.insert(ends.begin(), tail_begin(shape_.num_tokens));
+    POLYKV_TRY(auto scores, score_kvzip(repetition, ends, workers_));
+    if (has_twin()) of_twin.set_repeated(std::move(scores.front()));
+    retention.set_repeated(std::move(scores.back()));
+    return {};
   }
 
   Status progress(const char* work, double share) const {

@@ -16,16 +16,18 @@ namespace polykv::tests {
 class RandomPrefill : public runtime::PrefillRunner {
  public:
   format::Status prefill(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens,
-                         const runtime::PrefillOptions&,
+                         const runtime::PrefillOptions& options,
                          const std::function<format::Status(const runtime::LayerKv&)>& on_layer) override {
     const runtime::ModelConfig& config = model.config();
     TestRandom random(1);
     std::vector<std::uint16_t> keys(std::size_t{config.num_kv_heads} * tokens.size() * config.head_dim);
     std::vector<std::uint16_t> values(keys.size());
+    std::vector<std::uint16_t> queries(options.want_queries ? keys.size() * config.q_per_kv() : 0);
     for (std::uint32_t layer = 0; layer < config.num_layers; ++layer) {
       for (std::uint16_t& key : keys) key = core::float_to_float16(random.gaussian());
       for (std::uint16_t& value : values) value = core::float_to_float16(random.gaussian());
-      POLYKV_CHECK_STATUS(on_layer({layer, static_cast<std::uint32_t>(tokens.size()), keys, values}));
+      for (std::uint16_t& query : queries) query = core::float_to_float16(random.gaussian());
+      POLYKV_CHECK_STATUS(on_layer({layer, static_cast<std::uint32_t>(tokens.size()), keys, values, queries}));
     }
     return {};
   }

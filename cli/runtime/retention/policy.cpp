@@ -6,6 +6,11 @@ namespace polykv::runtime {
 namespace {
 
 constexpr RetentionPolicy kPolicies[] = {
+    {.name = "kvzip",
+     .source = "KVzip, arXiv 2505.23416",
+     .kind = PolicyKind::kAgnostic,
+     .score = nullptr,
+     .is_global = true},
     {.name = "expected-attention",
      .source = "Expected Attention, arXiv 2510.00636",
      .kind = PolicyKind::kAgnostic,

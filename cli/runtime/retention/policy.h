@@ -57,8 +57,9 @@ struct RetentionPolicy {
   bool needs_queries = false;      // RetentionLayer::kv has them then
   std::uint32_t window = 0;        // the document's last positions that are kept whatever their scores
   double recent_share = 0.0;       // of a head's budget: goes to the document's last positions, whatever their scores
-  RetentionScores (*score)(const RetentionLayer& layer);
-  ShareBudget share_budget = share_out;  // among layers
+  RetentionScores (*score)(const RetentionLayer& layer);  // null: needs all layers at once (kvzip.h)
+  bool is_global = false;                                 // positions of all layers and heads compete for one budget
+  ShareBudget share_budget = share_out;                   // among layers
   // Before the kept positions are quantized; null: what is dropped is lost.
   void (*merge)(const MergedHead& head) = nullptr;
 };

@@ -37,7 +37,19 @@ void Retention::add(const LayerKv& layer) {
   num_tokens_ = layer.num_tokens;
   const auto policies = choice_.policies();
   for (std::size_t i = 0; i < policies.size(); ++i)
-    scores_[i].push_back(policies[i]->score({model_.config(), layer, workers_}));
+    if (policies[i]->score != nullptr) scores_[i].push_back(policies[i]->score({model_.config(), layer, workers_}));
+}
+
+bool Retention::needs_repetition() const {
+  const auto policies = choice_.policies();
+  return std::any_of(policies.begin(), policies.end(),
+                     [](const RetentionPolicy* one) { return one->score == nullptr; });
+}
+
+void Retention::set_repeated(std::vector<RetentionScores> layers) {
+  const auto policies = choice_.policies();
+  for (std::size_t i = 0; i < policies.size(); ++i)
+    if (policies[i]->score == nullptr) scores_[i] = layers;
 }
 
 KeptPositions Retention::positions(std::uint32_t num_all) const {

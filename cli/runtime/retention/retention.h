@@ -28,6 +28,10 @@ class Retention {
   // Layers in order; of each its first `num_tokens` positions.
   void add(const LayerKv& layer, std::uint32_t num_tokens);
 
+  // A policy that scores all layers at once (RetentionPolicy::score is null) is given its scores after the last layer.
+  bool needs_repetition() const;
+  void set_repeated(std::vector<RetentionScores> layers);
+
   std::span<const std::vector<RetentionScores>> scores() const { return scores_; }  // [policy][layer]
 
   // After the last layer. `num_all` is the number of the document's tokens, of which the choice says how many to keep.

@@ -15,6 +15,7 @@ constexpr std::uint32_t kChunkTokens = 20;
 constexpr const char* kAutoPolicies[] = {"observed", "keydiff", "snapkv", "streamingllm"};
 
 constexpr double kSureShare = 0.2;  // of a head's budget, with by_head
+constexpr double kNoSureShare = 0.0;
 
 // 29 % of 100 are 29, though 29 / 100.0 * 100 is less.
 constexpr double kRounding = 1e-6;
@@ -70,24 +71,26 @@ std::uint32_t recent_positions(const RetentionPolicy& policy, std::uint32_t budg
   return std::max(policy.window, std::min(share, budget - std::min(budget, format::kNumSinks)));
 }
 
-// One layer: `budget` positions a head on average.
-class LayerSelection {
+// Heads that share a budget, of one layer or of all: `budget` positions a head on average.
+class Selection {
  public:
-  LayerSelection(const format::KvShape& shape, const RetentionScores& scores, const RetentionChoice& choice,
-                 std::uint32_t budget)
-      : num_tokens_(shape.num_tokens),
+  // scores [head][num_tokens]
+  Selection(std::uint32_t num_tokens, std::span<const float> scores, const RetentionChoice& choice,
+            std::uint32_t budget)
+      : num_tokens_(num_tokens),
         scores_(scores),
         chunk_(choice.by_chunk ? kChunkTokens : 1),
         budget_(budget),
-        kept_(shape.num_kv_heads, sure_positions(shape.num_tokens, recent_positions(*choice.policy, budget))) {}
+        kept_(scores.size() / num_tokens, sure_positions(num_tokens, recent_positions(*choice.policy, budget))) {}
 
   void keep_equal() {
     for (std::uint32_t head = 0; head < kept_.size(); ++head) fill(head, budget_);
   }
 
-  void keep_by_head() {
+  // `sure_share` of the budget for each head, the rest for the best of all heads.
+  void keep_best(double sure_share) {
     for (std::uint32_t head = 0; head < kept_.size(); ++head)
-      fill(head, static_cast<std::uint32_t>(kSureShare * budget_));
+      fill(head, static_cast<std::uint32_t>(sure_share * budget_));
     std::vector<Candidate> all;
     std::uint64_t left = std::uint64_t{budget_} * kept_.size();
     for (std::uint32_t head = 0; head < kept_.size(); ++head) {
@@ -106,8 +109,7 @@ class LayerSelection {
     return static_cast<std::uint64_t>(std::count(kept_[head].begin(), kept_[head].end(), true));
   }
   std::vector<Candidate> of_head(std::uint32_t head) const {
-    return candidates_of(std::span(scores_.positions).subspan(std::size_t{head} * num_tokens_, num_tokens_), head,
-                         kept_[head], chunk_);
+    return candidates_of(scores_.subspan(std::size_t{head} * num_tokens_, num_tokens_), head, kept_[head], chunk_);
   }
   void fill(std::uint32_t head, std::uint32_t budget) {
     std::uint64_t left = budget - std::min<std::uint64_t>(budget, count(head));
@@ -124,10 +126,22 @@ class LayerSelection {
   }
 
   std::uint32_t num_tokens_;
-  const RetentionScores& scores_;
+  std::span<const float> scores_;
   std::uint32_t chunk_, budget_;
   std::vector<std::vector<bool>> kept_;  // [kv_head][position]
 };
+
+KeptPositions select_globally(const format::KvShape& shape, std::span<const RetentionScores> layers,
+                              const RetentionChoice& choice, std::uint32_t budget) {
+  std::vector<float> all;
+  for (const RetentionScores& scores : layers) all.insert(all.end(), scores.positions.begin(), scores.positions.end());
+  Selection selection(shape.num_tokens, all, choice, budget);
+  selection.keep_best(choice.by_head ? kSureShare : kNoSureShare);
+  KeptPositions kept;
+  for (std::uint32_t head = 0; head < shape.num_layers * shape.num_kv_heads; ++head)
+    kept.push_back(set_of(selection.kept(head)));
+  return kept;
+}
 
 }  // namespace
 
@@ -199,6 +213,7 @@ std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_token
 KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
                                const RetentionChoice& choice) {
   const std::uint32_t budget = kept_tokens(choice, shape.num_tokens);
+  if (choice.policy->is_global) return select_globally(shape, layers, choice, budget);
   std::vector<double> weights;
   for (const RetentionScores& scores : layers) weights.push_back(scores.layer_weight);
   const std::uint32_t least = std::min(shape.num_tokens, format::kNumSinks + choice.policy->window);
@@ -206,9 +221,9 @@ KeptPositions select_positions(const format::KvShape& shape, std::span<const Ret
       choice.policy->share_budget(std::uint64_t{budget} * shape.num_layers, weights, least, shape.num_tokens);
   KeptPositions kept;
   for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
-    LayerSelection selection(shape, layers[layer], choice, budgets[layer]);
+    Selection selection(shape.num_tokens, layers[layer].positions, choice, budgets[layer]);
     if (choice.by_head)
-      selection.keep_by_head();
+      selection.keep_best(kSureShare);
     else
       selection.keep_equal();
     for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head) kept.push_back(set_of(selection.kept(head)));

@@ -2,8 +2,10 @@
 #include "cli/runtime/retention/selection.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "tests/support/catch.h"
 
@@ -178,6 +180,27 @@ TEST_CASE("layers share the budget by the policy's rule") {
   for (std::size_t layer = 0; layer < 5; ++layer) scores[layer].layer_weight = static_cast<double>(layer);
   CHECK(counts("cake", 46) == Counts{36, 41, 46, 51, 56});
   CHECK(counts("d2o", 160) == Counts{4, 196, 200, 200, 200});  // three whole layers would be more than half
+}
+
+TEST_CASE("kvzip: the best positions of all layers and heads, whoever has them") {
+  const format::KvShape shape{3, 2, 8, 100};
+  const std::vector<RetentionScores> scores = random_scores(shape, 3, 1 << 20);
+  const KeptPositions kept = select_positions(shape, scores, choice_of("kvzip", 30));
+  float least_kept = HUGE_VALF, most_dropped = -HUGE_VALF;
+  std::size_t sum = 0;
+  std::set<std::size_t> counts;
+  for (std::size_t head = 0; head < 6; ++head) {
+    const std::vector<bool> of_head = kept_of(shape, kept, head);
+    sum += count(of_head);
+    counts.insert(count(of_head));
+    for (std::size_t t = format::kNumSinks; t < 100; ++t) {
+      const float score = scores[head / 2].positions[head % 2 * 100 + t];
+      of_head[t] ? least_kept = std::min(least_kept, score) : most_dropped = std::max(most_dropped, score);
+    }
+  }
+  CHECK(sum == 6 * 30);
+  CHECK(counts.size() > 1);
+  CHECK(least_kept >= most_dropped);
 }
 
 TEST_CASE("names of policies and modifiers") {
