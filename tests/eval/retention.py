@@ -19,7 +19,7 @@ import sys
 
 from evaluation import add_programs, fail, progress, run
 
-SINGLES = """streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam expected-attention compactor keydiff lagkv
+SINGLES = """kvzip streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam expected-attention compactor keydiff lagkv
 observed knorm random""".split()
 BUDGETS = [128, 256, 512, 768, 1024]
 FULL = "auto"

@@ -10,6 +10,7 @@
 #include "cli/runtime/bit_allocation.h"
 #include "cli/runtime/codec_choice.h"
 #include "cli/runtime/retention/joint_plan.h"
+#include "cli/runtime/retention/kvzip.h"
 #include "format/file.h"
 #include "format/reader.h"
 
@@ -275,6 +276,33 @@ std::vector<Passage> passages_of(const runtime::Model& model, std::span<const st
   return passages;
 }
 
+// Views of the text's keys and values.
+runtime::HeadSource head_source(const ScoredText& text) {
+  return [&text](std::uint32_t layer, std::uint32_t head, std::size_t) {
+    const std::size_t size = std::size_t{text.shape().num_tokens} * text.shape().head_dim;
+    return runtime::HeadKv{std::span(text.kv().keys[layer]).subspan(head * size, size),
+                           std::span(text.kv().values[layer]).subspan(head * size, size)};
+  };
+}
+
+// Scores of the policies that have the prefix repeated: plain text, without a template.
+Status repeat(const Protocol& protocol, Window& window) {
+  POLYKV_TRY(const runtime::ChatTemplate plain, runtime::make_chat_template("none", {}, {}, protocol.model->tokenizer));
+  runtime::PrefillOptions options;
+  options.type = protocol.prefill_type;
+  options.num_threads = static_cast<std::uint32_t>(protocol.workers->num_threads());
+  const runtime::HeadSource source = head_source(window.text);
+  for (auto& [policy, retention] : window.retentions) {
+    if (!retention->needs_repetition()) continue;
+    const std::uint32_t end = window.text.shape().num_tokens;
+    POLYKV_TRY(auto scores, runtime::score_kvzip({*protocol.model, plain, "\n\n", window.text.prefix(),
+                                                  *protocol.prefill, options, source},
+                                                 {&end, 1}, *protocol.workers));
+    retention->set_repeated(std::move(scores.front()));
+  }
+  return {};
+}
+
 format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted) {
   const runtime::ModelFile& model = protocol.model->file;
   const auto say = [&](const char* what) {
@@ -315,6 +343,8 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
     window.passages = passages_of(*protocol.model, window.text.prefix());
     POLYKV_TRY(window.reference_hits, hits_of(protocol, window, exact));
   }
+  if (const Status status = repeat(protocol, window); !status)
+    return in_window(protocol, index, "repetition", status.error());
   if (!wanted.sensitivities) return window;
   say("sensitivities");
   POLYKV_TRY(runtime::Sensitivities found,
@@ -329,12 +359,7 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   const std::uint32_t num_tokens = window.text.shape().num_tokens;
   POLYKV_TRY(const auto rows,
              runtime::replay_rows(model, exact.view(), window.text.prefix(), num_tokens, quotation, *protocol.workers));
-  const runtime::HeadSource source = [&](std::uint32_t layer, std::uint32_t head, std::size_t) {
-    const std::size_t size = std::size_t{num_tokens} * model.config().head_dim;
-    const tests::Collected& kv = window.text.kv();
-    return runtime::HeadKv{std::span(kv.keys[layer]).subspan(head * size, size),
-                           std::span(kv.values[layer]).subspan(head * size, size)};
-  };
+  const runtime::HeadSource source = head_source(window.text);
   for (const std::string& policy : wanted.joint) {
     POLYKV_TRY(window.drop_tables[policy], window.retentions.at(policy)->drop_table(rows, source));
   }
