@@ -55,6 +55,23 @@ std::string policy_names(runtime::PolicyKind kind) {
   return names;
 }
 
+std::vector<const char*> tail_policy_choices() {
+  std::vector<const char*> names;
+  for (const runtime::RetentionPolicy& policy : runtime::retention_policies())
+    if (policy.tail_rows) names.push_back(policy.name);
+  return names;
+}
+
+const char* tail_retain_help() {
+  static const std::string help = [] {
+    std::string names;
+    for (const char* name : tail_policy_choices()) names += (names.empty() ? "" : ", ") + std::string(name);
+    return "For long answers: an agent's own question and answer keep a part of their positions, chosen by a policy (" +
+           names + "). The pool is never touched. With --tail-keep.";
+  }();
+  return help.c_str();
+}
+
 const char* retain_help() {
   static const std::string help = [] {
     using Kind = runtime::PolicyKind;
@@ -242,6 +259,19 @@ CommandSpec ask_command() {
             .minimum = 1,
             .maximum = 1u << 30,
             .help = "Stop an answer after so many tokens."},
+           {.name = "tail-retain",
+            .value = "NAME",
+            .target = &Options::tail_retain,
+            .kind = ValueKind::kHint,
+            .choices = tail_policy_choices(),
+            .help = tail_retain_help()},
+           {.name = "tail-keep",
+            .value = "N",
+            .target = &Options::tail_keep,
+            .kind = ValueKind::kCount,
+            .minimum = 1,
+            .maximum = 1u << 30,
+            .help = "With --tail-retain: how many positions of its own an agent keeps, a head; looked at every 64."},
            {.name = "temp",
             .value = "T",
             .target = &Options::temperature,

@@ -63,6 +63,8 @@ struct Options {
   double min_p = 0;                   // 0: all
   std::optional<std::uint64_t> seed;  // nullopt: a fresh one, reported in --json
   std::vector<std::string> stop;
+  std::string tail_retain;      // a policy; empty: the tail keeps everything
+  std::uint32_t tail_keep = 0;  // positions; 0: not given
   bool jsonl = false;
 
   // Where offered.

@@ -60,8 +60,35 @@ void Tail::append(std::uint32_t layer, std::span<const float> keys, std::span<co
 
 void Tail::commit(std::uint32_t num_positions) { num_tokens_ += num_positions; }
 
+void Tail::keep(std::span<const std::uint32_t> slots, std::uint32_t count) {
+  for (std::uint32_t layer = 0; layer < num_layers_; ++layer) {
+    for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
+      const auto of_head = slots.subspan((std::size_t{layer} * num_kv_heads_ + kv_head) * count, count);
+      for (std::uint32_t to = 0; to < count; ++to) move_slot(layer, kv_head, of_head[to], to);  // never from below
+    }
+  }
+  num_dropped_ += num_tokens_ - count;
+  num_tokens_ = count;
+  blocks_.resize((count + kBlockTokens - 1) / kBlockTokens);
+}
+
+void Tail::move_slot(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t from, std::uint32_t to) {
+  if (from == to) return;
+  const auto key = [&](std::uint32_t position) {
+    const std::size_t slot = position % kBlockTokens;
+    return blocks_[position / kBlockTokens].get() + head_offset(layer, kv_head) + slot / kTile * head_dim_ * kTile +
+           slot % kTile;
+  };
+  const auto value = [&](std::uint32_t position) {
+    return blocks_[position / kBlockTokens].get() + head_offset(layer, kv_head) +
+           std::size_t{kBlockTokens} * head_dim_ + position % kBlockTokens * padded_dim_;
+  };
+  for (std::size_t d = 0; d < head_dim_; ++d) key(to)[d * kTile] = key(from)[d * kTile];
+  std::copy_n(value(from), head_dim_, value(to));
+}
+
 void Tail::clear() {
-  num_tokens_ = 0;
+  num_tokens_ = num_dropped_ = 0;
   blocks_.clear();
 }
 

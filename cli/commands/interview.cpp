@@ -18,17 +18,14 @@ constexpr std::size_t kMaxItems = 1024;
 
 }  // namespace
 
-Interview::Interview(const Options& options, Report& report, Desk& desk, std::uint64_t seed, double load_ms)
+Interview::Interview(const Options& options, Report& report, Desk& desk, runtime::AnswerOptions answer_options,
+                     double load_ms)
     : options_(options),
       report_(report),
       desk_(desk),
       scheduler_(desk.runner, desk.workers, desk.model.config().vocab_size),
-      load_ms_(load_ms) {
-  answer_options_.max_tokens = options.max_tokens;
-  answer_options_.stop = options.stop;
-  answer_options_.sampling = {static_cast<float>(options.temperature), options.top_k, static_cast<float>(options.top_p),
-                              static_cast<float>(options.min_p), seed};
-}
+      answer_options_(std::move(answer_options)),
+      load_ms_(load_ms) {}
 
 int Interview::run(QuestionSource& questions) {
   while (report_.can_print() && !(at_end_ && items_.empty())) {
@@ -127,6 +124,7 @@ void Interview::print_json(const Item& item) {
   line["cached_tokens"] = answer.cached_tokens;
   line["prompt_tokens"] = answer.prompt_tokens;
   line["generated_tokens"] = answer.generated_tokens;
+  if (answer_options_.tail) line["dropped_tokens"] = answer.dropped_tokens;
   line["seed"] = answer_options_.sampling.seed;
   line["load_ms"] = load_ms_;
   line["ttft_ms"] = answer.ttft_ms;

@@ -19,7 +19,7 @@ namespace polykv::cli {
 class Interview {
  public:
   // All must outlive the interview. `load_ms` and `seed` are what --json reports.
-  Interview(const Options& options, Report& report, Desk& desk, std::uint64_t seed, double load_ms);
+  Interview(const Options& options, Report& report, Desk& desk, runtime::AnswerOptions answer_options, double load_ms);
 
   // Takes all questions there are, options.agents at a time; the exit status. A question that fails is reported in its
   // place, and the others go on.

@@ -50,6 +50,7 @@ Agent::Agent(const StepRunner& runner, const ModelConfig& config, const Tokenize
       sampler_(options.sampling, config.vocab_size),
       detokenizer_(tokenizer),
       filter_(options.stop) {
+  if (options.tail) tail_retention_.emplace(config, *options.tail);
   answer_.cached_tokens = runner.chain_end();
   answer_.prompt_tokens = static_cast<std::uint32_t>(tokens_.size());
 }
@@ -67,13 +68,23 @@ void Agent::advance(std::size_t count) {
   accept(sampled_);
 }
 
+std::size_t Agent::most_rows() const {
+  return tail_retention_ ? TailRetention::rows_until_next(tail_) : unfed().size();
+}
+
+void Agent::trim(core::Workers& workers) {
+  if (finished_ || !tail_retention_) return;
+  tail_retention_->apply(tail_, workers);
+  answer_.dropped_tokens = tail_.num_dropped();
+}
+
 void Agent::accept(TokenId token) {
   ++answer_.generated_tokens;
   const auto ends = tokenizer_.end_tokens();
   if (std::binary_search(ends.begin(), ends.end(), token)) return finish(StopReason::kEos);
   answer_.text += filter_.add(detokenizer_.add(token));
   if (filter_.stopped()) return finish(StopReason::kStop);
-  if (tail_.num_tokens() == tail_.capacity()) return finish(StopReason::kContext);
+  if (tail_.num_seen() == tail_.capacity()) return finish(StopReason::kContext);
   if (answer_.generated_tokens == max_tokens_) return finish(StopReason::kLength);
 }
 

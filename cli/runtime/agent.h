@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cli/runtime/retention/tail_retention.h"
 #include "cli/runtime/sampler.h"
 #include "cli/runtime/step_runner.h"
 #include "cli/runtime/stop_filter.h"
@@ -22,6 +24,8 @@ struct AnswerOptions {
   std::uint32_t max_tokens = 512;  // at least 1
   SamplingOptions sampling;
   std::vector<std::string> stop;  // strings that end the answer; not part of it
+  // Of the agent's own question and answer, of which keep_tokens positions stay (tail_retention.h). Empty: all.
+  std::optional<RetentionChoice> tail = {};
 };
 
 enum class StopReason : std::uint8_t { kEos, kStop, kLength, kContext };
@@ -33,8 +37,9 @@ struct Answer {
   std::uint32_t cached_tokens = 0;  // positions taken from the pool instead of being prefilled
   std::uint32_t prompt_tokens = 0;  // tokens of the question, prefilled now
   std::uint32_t generated_tokens = 0;
-  double ttft_ms = 0.0;       // question taken to first token
-  double decode_tok_s = 0.0;  // tokens after the first
+  std::uint32_t dropped_tokens = 0;  // of the tail, by each head
+  double ttft_ms = 0.0;              // question taken to first token
+  double decode_tok_s = 0.0;         // tokens after the first
   double total_ms = 0.0;
 };
 
@@ -51,6 +56,15 @@ class Agent {
   bool is_finished() const { return finished_; }
   std::span<const TokenId> unfed() const { return std::span(tokens_).subspan(num_fed_); }  // not empty until finished
   core::Tail& tail() { return tail_; }
+
+  // How many of them the next step may feed: 1 or more.
+  std::size_t most_rows() const;
+
+  // What a step computed for the agent's rows in one layer; needed only with AnswerOptions::tail.
+  bool watches() const { return tail_retention_.has_value(); }
+  void see(std::uint32_t layer, std::span<const float> queries) { tail_retention_->add(layer, queries); }
+  // After a step and advance(): lets go of what the tail does not keep.
+  void trim(core::Workers& workers);
 
   // After a step that fed all of unfed(): the token after them, from the logits of the last. Allocates nothing, so that
   // it may run on a worker.
@@ -76,6 +90,7 @@ class Agent {
   const Tokenizer& tokenizer_;
   const std::uint32_t max_tokens_;
   core::Tail tail_;
+  std::optional<TailRetention> tail_retention_;
   std::vector<TokenId> tokens_;  // the question, or the token sampled last
   std::size_t num_fed_ = 0;      // of tokens_
   TokenId sampled_ = 0;

@@ -26,6 +26,8 @@ class Scheduler {
   format::Status step(std::span<Agent* const> agents);
 
  private:
+  void show(const StepLayer& layer, std::span<Agent* const> agents) const;
+
   StepRunner& runner_;
   core::Workers& workers_;
   std::size_t vocab_size_;

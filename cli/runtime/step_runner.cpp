@@ -114,7 +114,7 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
     const std::uint32_t begin = agent.visible.empty() ? chain_end : agent.visible.back().end;
     for (std::size_t i = 0; i < agent.tokens.size(); ++i) {
       const std::uint32_t before = agent.tail->num_tokens() + static_cast<std::uint32_t>(i);
-      rows.push_back({&agent, agent.tokens[i], begin + before, before + 1});
+      rows.push_back({&agent, agent.tokens[i], begin + agent.tail->num_dropped() + before, before + 1});
     }
   }
   const std::size_t half = config.head_dim / 2;

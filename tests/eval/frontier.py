@@ -3,8 +3,9 @@
   fidelity k6v4 k5v4 k4v4 k4v3 k3v3 k8v3 --json > presets.json
   frontier.py presets.json plans.json -o frontier.svg
 
-Reads what `fidelity --json` prints, any number of files. Presets (k8v3, ...) are points with a name; plans (auto:BITS)
-a line. The bars are one standard error, over windows where there are several. Needs nothing but Python.
+Reads what `fidelity --json` prints, any number of files. Presets (k8v3, ...) are points with a name; lines are plans of
+bits alone (auto:BITS), of positions alone, the default codec for what is kept (auto/POLICY:KEEP), and of both together
+(joint:BITS/POLICY). The bars are one standard error, over windows where there are several. Needs nothing but Python.
 """
 
 import argparse
@@ -24,6 +25,13 @@ PEERS = [
 # What polykv set out to reach.
 REACH = [(5.25, 0.0002), (4.75, 0.0004), (4.25, 0.0009), (3.75, 0.0018), (3.25, 0.0040), (2.75, 0.0090), (2.25, 0.025)]
 
+# Kinds of lines, and what they are called.
+LINES = [
+    ("kept", "positions alone"),
+    ("plan", "a plan of bits for the document"),
+    ("joint", "bits and positions together"),
+]
+
 WIDTH, HEIGHT = 760, 460
 LEFT, RIGHT, TOP, BOTTOM = 74, 26, 20, 56
 
@@ -35,12 +43,18 @@ STYLE = """
   .plan { stroke: #1a7fd4; fill: none; stroke-width: 2.5 }
   .plan-dot, .plan-bar { fill: #1a7fd4; stroke: #1a7fd4 }
   .preset-dot, .preset-bar { fill: #2a9d62; stroke: #2a9d62 }
+  .joint { stroke: #c2337f; fill: none; stroke-width: 2.5 }
+  .joint-dot, .joint-bar { fill: #c2337f; stroke: #c2337f }
+  .kept { stroke: #8b8f97; fill: none; stroke-width: 2 }
+  .kept-dot, .kept-bar { fill: #8b8f97; stroke: #8b8f97 }
+  .joint-name { fill: #c2337f } .kept-name { fill: #6b7280 }
   .reach { stroke: #8a63d2; fill: none; stroke-width: 1.5; stroke-dasharray: 6 4 }
   .peer-dot { fill: none; stroke: #d9662b; stroke-width: 2.5 }
   .plan-name { fill: #1a7fd4 } .preset-name { fill: #2a9d62 }
   .peer-name { fill: #d9662b } .reach-name { fill: #8a63d2 }
   @media (prefers-color-scheme: dark) {
     text { fill: #d3d8df } .grid { stroke: #3d434c } .frame { stroke: #8b939f }
+    .joint-name { fill: #ee7ab5 } .kept-name { fill: #a9afb9 }
     .plan-name { fill: #5cb0f2 } .preset-name { fill: #4fc78a }
     .peer-name { fill: #f08a52 } .reach-name { fill: #ab8cec }
   }
@@ -136,8 +150,11 @@ def name(scale, kind, text, bits, kld, dx=8, dy=-6, anchor="start"):
 
 def draw(points):
     scale = Scale([*points.values(), *(peer[1:] for peer in PEERS), *REACH])
-    plans = {key: point for key, point in points.items() if key.startswith(("auto", "@"))}
-    presets = {key: point for key, point in points.items() if key not in plans}
+    lines = {kind: {} for kind, _ in LINES}
+    presets = {}
+    for key, point in points.items():
+        kind = "joint" if key.startswith("joint") else "kept" if "/" in key else "plan"
+        (lines[kind] if key.startswith(("auto", "joint", "@")) else presets)[key] = point
     out = grid(scale) + line(scale, "reach", REACH)
     out += name(scale, "reach", "what we set out to reach", *REACH[-1], dx=8, dy=4)
     for text, bits, kld in PEERS:
@@ -149,12 +166,14 @@ def draw(points):
         )
     for text, point in presets.items():
         out += with_bar(scale, "preset", point) + name(scale, "preset", text, *point[:2])
-    if plans:
-        out += line(scale, "plan", plans.values())
-        for point in plans.values():
-            out += with_bar(scale, "plan", point)
-        largest = max(plans.values())
-        out += name(scale, "plan", "a plan for the document", *largest[:2], dx=10, dy=16)
+    for kind, words in LINES:
+        if not lines[kind]:
+            continue
+        out += line(scale, kind, lines[kind].values())
+        for point in lines[kind].values():
+            out += with_bar(scale, kind, point)
+        end = (min if kind == "joint" else max)(lines[kind].values())
+        out += name(scale, kind, words, *end[:2], dx=10, dy=16 if kind == "plan" else -8)
     return out
 
 

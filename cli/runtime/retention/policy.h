@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -58,8 +59,11 @@ struct RetentionPolicy {
   std::uint32_t window = 0;        // the document's last positions that are kept whatever their scores
   double recent_share = 0.0;       // of a head's budget: goes to the document's last positions, whatever their scores
   RetentionScores (*score)(const RetentionLayer& layer);  // null: needs all layers at once (kvzip.h)
-  bool is_global = false;                                 // positions of all layers and heads compete for one budget
-  ShareBudget share_budget = share_out;                   // among layers
+  // Of a tail, whose earlier rows are gone: how many of the last its scores look at. Empty: more, or all layers at
+  // once.
+  std::optional<std::uint32_t> tail_rows = {};
+  bool is_global = false;                // positions of all layers and heads compete for one budget
+  ShareBudget share_budget = share_out;  // among layers
   // Before the kept positions are quantized; null: what is dropped is lost.
   void (*merge)(const MergedHead& head) = nullptr;
 };

@@ -98,3 +98,38 @@ TEST_CASE("tail: blocks stay where they are when it grows", "[tail]") {
   CHECK(tail.key_block(0, 0, 0) == first);
   CHECK(tail.num_blocks() == 64);
 }
+
+TEST_CASE("tail: what is kept moves down as it is, the rest is gone", "[tail]") {
+  const std::uint32_t num_layers = 2, num_kv_heads = 3, head_dim = 40, padded_dim = 48;
+  core::Tail tail(num_layers, num_kv_heads, head_dim, 400);
+  for (std::uint32_t layer = 0; layer < num_layers; ++layer) append(tail, layer, num_kv_heads, head_dim, 0, 150);
+  tail.commit(150);
+  // Another choice for every head, of 70 positions: more than a block.
+  const std::uint32_t count = 70;
+  const auto slot_of = [](std::uint32_t layer, std::uint32_t head, std::uint32_t i) {
+    return i * 2 + (layer * 3 + head + i) % 2;
+  };
+  std::vector<std::uint32_t> slots;
+  for (std::uint32_t layer = 0; layer < num_layers; ++layer)
+    for (std::uint32_t head = 0; head < num_kv_heads; ++head)
+      for (std::uint32_t i = 0; i < count; ++i) slots.push_back(slot_of(layer, head, i));
+  tail.keep(slots, count);
+  CHECK(tail.num_tokens() == count);
+  CHECK(tail.num_dropped() == 80);
+  CHECK(tail.num_seen() == 150);
+  CHECK(tail.num_blocks() == 2);
+  for (std::uint32_t layer = 0; layer < num_layers; ++layer) append(tail, layer, num_kv_heads, head_dim, 150, 5);
+  tail.commit(5);
+  CHECK(tail.num_seen() == 155);
+  for (std::uint32_t layer = 0; layer < num_layers; ++layer)
+    for (std::uint32_t head = 0; head < num_kv_heads; ++head)
+      for (std::uint32_t i = 0; i < count + 5; ++i) {
+        const std::uint32_t from = i < count ? slot_of(layer, head, i) : 150 + i - count;
+        for (std::uint32_t d = 0; d < head_dim; ++d) {
+          REQUIRE(key_at(tail, layer, head, i, head_dim, d) == value_of(from, layer, head, d, false));
+          REQUIRE(value_at(tail, layer, head, i, padded_dim, d) == value_of(from, layer, head, d, true));
+        }
+      }
+  tail.clear();
+  CHECK(tail.num_seen() == 0);
+}

@@ -99,6 +99,10 @@ std::vector<Case> cases() {
     if (i % 4 == 2) {
       for (char letter = 'a'; letter <= 'z'; ++letter) one.options.stop.push_back({letter});
     }
+    if (i % 5 == 4) {  // question and answer go past 64 and 128 positions
+      one.options.tail = *parse_retention(i % 2 == 0 ? "tova" : "streamingllm");
+      one.options.tail->keep_tokens = 24;
+    }
     all.push_back(one);
   }
   return all;
@@ -109,6 +113,7 @@ void check_alike(const Answer& a, const Answer& b) {
   CHECK(a.stop_reason == b.stop_reason);
   CHECK(a.prompt_tokens == b.prompt_tokens);
   CHECK(a.generated_tokens == b.generated_tokens);
+  CHECK(a.dropped_tokens == b.dropped_tokens);
 }
 
 std::vector<Answer> answers_alone() {
@@ -128,6 +133,8 @@ TEST_CASE("an agent answers as it does alone, whoever is beside it, on any numbe
   std::size_t stopped = 0;
   for (const Answer& answer : alone) stopped += answer.stop_reason == StopReason::kStop;
   CHECK(stopped > 0);
+  CHECK(alone[9].dropped_tokens == 64 - 24);    // of 82 and some
+  CHECK(alone[14].dropped_tokens == 192 - 24);  // of 197 and some
   for (const std::size_t num_threads : {1, 3}) {
     for (const std::size_t at_once : {2, 5, 15}) {
       INFO(num_threads << " threads, " << at_once << " agents");

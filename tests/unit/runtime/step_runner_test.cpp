@@ -85,6 +85,31 @@ TEST_CASE("agents that go through together answer as each alone") {
 }
 
 // Eleven agents of 1 to 10 tokens, 64 rows, each seeing another part of the pool, against each alone, token by token.
+TEST_CASE("after positions of a tail are dropped, the next token stands where it would have stood") {
+  const ModelFile model = open_fixture("llama-gqa-q8_0");
+  const ModelConfig& config = model.config();
+  core::Workers workers(1);
+  StepRunner runner(model, {}, workers);
+  std::vector<std::uint32_t> tokens(40);
+  for (std::uint32_t i = 0; i < tokens.size(); ++i) tokens[i] = i * 7 % 250;
+  core::Tail whole = runner.make_tail(64), trimmed = runner.make_tail(64);
+  const auto feed = [&](core::Tail& tail, std::span<const std::uint32_t> some) {
+    const AgentStep step{&tail, some, {}, 0, nullptr};
+    REQUIRE(runner.step({&step, 1}));
+  };
+  for (core::Tail* tail : {&whole, &trimmed}) feed(*tail, std::span(tokens).first(39));
+  std::vector<std::uint32_t> slots;
+  for (std::uint32_t i = 0; i < config.num_layers * config.num_kv_heads; ++i)
+    for (std::uint32_t slot = 0; slot < 10; ++slot) slots.push_back(3 * slot + 1);
+  trimmed.keep(slots, 10);
+  for (core::Tail* tail : {&whole, &trimmed}) feed(*tail, std::span(tokens).last(1));
+  // A key of the first layer depends on nothing but its token and its position.
+  for (std::uint32_t head = 0; head < config.num_kv_heads; ++head)
+    for (std::size_t d = 0; d < config.head_dim; ++d)
+      CHECK(trimmed.key_block(0, head, 0)[d * 16 + 10] ==
+            whole.key_block(0, head, 0)[(39 / 16 * config.head_dim + d) * 16 + 39 % 16]);
+}
+
 TEST_CASE("logits on a pool do not depend on the agents beside, the step's size or the number of threads") {
   for (const char* name : {"llama-gqa-q8_0", "qwen2-mha-odd-mixed"}) {
     const ModelFile model = open_fixture(name);

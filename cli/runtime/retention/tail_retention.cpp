@@ -1,0 +1,76 @@
+#include "cli/runtime/retention/tail_retention.h"
+
+#include <algorithm>
+
+#include "core/float16.h"
+#include "format/page_layout.h"
+#include "format/shape.h"
+
+namespace polykv::runtime {
+namespace {
+
+// A head's keys and values, float16 [num_tokens][head_dim] each, appended.
+void append_head(const core::Tail& tail, std::uint32_t layer, std::uint32_t kv_head, std::size_t dim,
+                 std::vector<std::uint16_t>& keys, std::vector<std::uint16_t>& values) {
+  constexpr std::size_t kTile = format::kTileTokens;
+  const std::size_t padded = format::padded_value_dim(dim);
+  for (std::uint32_t t = 0; t < tail.num_tokens(); ++t) {
+    const std::uint32_t block = t / core::Tail::kBlockTokens;
+    const std::size_t slot = t % core::Tail::kBlockTokens;
+    const std::uint16_t* key = tail.key_block(layer, kv_head, block) + slot / kTile * dim * kTile + slot % kTile;
+    for (std::size_t d = 0; d < dim; ++d) keys.push_back(key[d * kTile]);
+    const std::uint16_t* value = tail.value_block(layer, kv_head, block) + slot * padded;
+    values.insert(values.end(), value, value + dim);
+  }
+}
+
+}  // namespace
+
+TailRetention::TailRetention(const ModelConfig& config, const RetentionChoice& choice)
+    : config_(config), choice_(choice), keep_(*choice.keep_tokens), queries_(config.num_layers) {}
+
+void TailRetention::add(std::uint32_t layer, std::span<const float> queries) {
+  if (!choice_.policy->needs_queries) return;
+  std::vector<float>& rows = queries_[layer];
+  rows.insert(rows.end(), queries.begin(), queries.end());
+  const std::size_t most = std::size_t{kEvery} * config_.num_q_heads * config_.head_dim;
+  if (rows.size() > most) rows.erase(rows.begin(), rows.end() - static_cast<std::ptrdiff_t>(most));
+}
+
+void TailRetention::apply(core::Tail& tail, core::Workers& workers) {
+  if (tail.num_seen() % kEvery != 0 || tail.num_tokens() <= keep_) return;
+  std::vector<std::uint32_t> slots;
+  for (std::uint32_t layer = 0; layer < config_.num_layers; ++layer) {
+    const std::vector<std::uint32_t> of_layer = slots_of_layer(layer, tail, workers);
+    slots.insert(slots.end(), of_layer.begin(), of_layer.end());
+  }
+  tail.keep(slots, static_cast<std::uint32_t>(slots.size() / config_.num_layers / config_.num_kv_heads));
+}
+
+std::vector<std::uint32_t> TailRetention::slots_of_layer(std::uint32_t layer, const core::Tail& tail,
+                                                         core::Workers& workers) const {
+  const std::size_t dim = config_.head_dim;
+  const std::uint32_t num_tokens = tail.num_tokens();
+  std::vector<std::uint16_t> keys, values, queries;
+  for (std::uint32_t head = 0; head < config_.num_kv_heads; ++head) append_head(tail, layer, head, dim, keys, values);
+  if (choice_.policy->needs_queries) {  // of the last rows; the policy looks at no others
+    const std::size_t row_size = config_.num_q_heads * dim, num_rows = queries_[layer].size() / row_size;
+    queries.resize(row_size * num_tokens);
+    for (std::size_t row = 0; row < num_rows; ++row)
+      for (std::size_t i = 0; i < row_size; ++i)
+        queries[(i / dim * num_tokens + num_tokens - num_rows + row) * dim + i % dim] =
+            core::float_to_float16(queries_[layer][row * row_size + i]);
+  }
+  const RetentionScores scores = choice_.policy->score({config_, {layer, num_tokens, keys, values, queries}, workers});
+  const KeptPositions kept =
+      select_positions({1, config_.num_kv_heads, config_.head_dim, num_tokens}, {&scores, 1}, choice_);
+  std::vector<std::uint32_t> slots;
+  for (const format::PositionSet& of_head : kept) {
+    for (std::uint32_t t = 0; t < std::min(num_tokens, format::kNumSinks); ++t) slots.push_back(t);
+    for (const format::PositionRange range : of_head.ranges)
+      for (std::uint32_t t = range.begin; t < range.end; ++t) slots.push_back(t);
+  }
+  return slots;
+}
+
+}  // namespace polykv::runtime
