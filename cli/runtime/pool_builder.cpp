@@ -31,7 +31,7 @@ constexpr double kProbeShare = 0.45;
 constexpr double kLeastProbeMs = 1000.0;
 
 // Below so many bits a value it does much less harm to drop positions too than to round all of them more coarsely:
-// at 2.25 bits the tail's KLD is an eighth, for the same recall (tests/eval/README.md).
+// at 2.25 bits a sixth of the KLD, for the same recall (tests/eval/README.md).
 constexpr double kJointBits = 3.0;
 
 // --max-kld: how often quantizing and measuring are tried, and how far below the limit the next plan aims.

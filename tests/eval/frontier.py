@@ -172,8 +172,14 @@ def draw(points):
         out += line(scale, kind, lines[kind].values())
         for point in lines[kind].values():
             out += with_bar(scale, kind, point)
-        end = (min if kind == "joint" else max)(lines[kind].values())
-        out += name(scale, kind, words, *end[:2], dx=10, dy=16 if kind == "plan" else -8)
+        if kind == "kept":
+            out += name(scale, kind, words, *min(lines[kind].values())[:2], dx=12, dy=4)
+        else:
+            to_left = kind == "joint"
+            out += name(
+                scale, kind, words, *max(lines[kind].values())[:2],
+                dx=-10 if to_left else 10, dy=16, anchor="end" if to_left else "start",
+            )  # fmt: skip
     return out
 
 

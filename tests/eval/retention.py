@@ -3,6 +3,7 @@
   retention.py --windows 8 > retention.json
   retention.py --budgets 256 512 --policies h2o snapkv --joint h2o --windows 4
   retention.py --table retention.json
+  retention.py --table retention.json --policies h2o snapkv    the gap above the best of these alone
 
 Runs `fidelity --recall`: KL divergence of the tokens after 1,536 of WikiText-2, and the share of passages of these that
 the model repeats. A single policy keeps BUDGET positions a head in the default codec; the joint plan gets the bytes of
@@ -19,8 +20,8 @@ import sys
 
 from evaluation import add_programs, fail, progress, run
 
-SINGLES = """kvzip streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam expected-attention compactor keydiff lagkv
-observed knorm random""".split()
+SINGLES = """kvzip streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam
+expected-attention compactor keydiff lagkv observed knorm random""".split()
 BUDGETS = [128, 256, 512, 768, 1024]
 FULL = "auto"
 
@@ -84,7 +85,7 @@ def gap_with_error(full, singles, plan, sign):
     return whole, math.sqrt((count - 1) / count * sum((x - middle) ** 2 for x in parts))
 
 
-def print_table(report):
+def print_table(report, policies):
     rows, budgets = report["rows"], report["budgets"]
     full = rows[FULL]
     print("| budget | what | bits | KLD | recall | gap of KLD recovered | gap of recall recovered |")
@@ -99,7 +100,8 @@ def print_table(report):
 
     line("all", full)
     for budget in budgets:
-        singles = [rows[name] for name in report["singles"][budget]]
+        names = [f"{FULL}/{policy}:{budget}" for policy in policies]
+        singles = [rows[name] for name in report["singles"][budget] if name in names]
         for row in singles:
             line(budget, row)
         for name in report["joint"][budget]:
@@ -116,7 +118,7 @@ def print_table(report):
 def main():
     arguments = options()
     if arguments.table:
-        return print_table(json.loads(arguments.table.read_text(encoding="utf-8")))
+        return print_table(json.loads(arguments.table.read_text(encoding="utf-8")), arguments.policies)
     report = {"schema": "polykv.retention/1", "windows": arguments.windows, "budgets": arguments.budgets}
     report["singles"] = {budget: [f"{FULL}/{p}:{budget}" for p in arguments.policies] for budget in arguments.budgets}
     progress(f"{len(arguments.policies)} policies at {len(arguments.budgets)} budgets")

@@ -124,15 +124,17 @@ class QuantizedPool {
     const auto values = std::span(kv.values[layer]).subspan(head * head_values, head_values);
     for (const auto& part : {keys, values})
       sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
-    if (!has_run(layer, head)) return {};
-    std::vector<std::uint16_t> kept_keys, kept_values;
-    runtime::append_positions(positions_of(layer, head).ranges, dim, keys, kept_keys);
-    runtime::append_positions(positions_of(layer, head).ranges, dim, values, kept_values);
+    std::vector<std::uint16_t> kept_keys, kept_values;  // none without a run; balances are 1 then
+    if (has_run(layer, head)) {
+      runtime::append_positions(positions_of(layer, head).ranges, dim, keys, kept_keys);
+      runtime::append_positions(positions_of(layer, head).ranges, dim, values, kept_values);
+    }
     const std::size_t index = std::size_t{layer} * shape_.num_kv_heads + head;
     const std::size_t mean_values = means_.empty() ? 0 : format::kMeanVectors * dim;
     const core::HeadTransform transform =
         runtime::make_transform(codec_of(layer, head), kept_keys, kept_values, weights_, index,
                                 std::span(means_).subspan(index * mean_values, mean_values));
+    if (!has_run(layer, head)) return {};
     POLYKV_TRY(layout_.runs[index].front().exponents,
                core::quantize_run(codec_of(layer, head), kept_keys, kept_values, dim, transform,
                                   std::span(pages_).subspan(run_of(layer, head).pages_offset, run_bytes(layer, head))));
