@@ -57,6 +57,7 @@ struct StepRunner::State {
   // Working memory, [rows][...].
   std::vector<Row> rows;
   std::vector<std::size_t> first_rows;  // of each agent
+  std::uint32_t first_layer = 0;        // of the step
   std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin;
   std::vector<core::AttendRow> attend_rows;
   Activations activations;
@@ -91,7 +92,7 @@ struct StepRunner::State {
     }
   }
 
-  void start(std::span<const AgentStep> agents);
+  void start(std::span<const AgentStep> agents, const StepPart& part);
   void norm_rows(const std::vector<float>& weight);
   core::LinearLayer linear(const WeightMatrix& weights, std::span<const float> bias, std::vector<float>& out);
   void multiply(std::initializer_list<core::LinearLayer> layers) {
@@ -105,10 +106,12 @@ struct StepRunner::State {
   void logits(std::span<const AgentStep> agents);
 };
 
-// Rows, their embeddings and their rotation angles (in double: a float angle is off by 0.004 at position 100,000).
-void StepRunner::State::start(std::span<const AgentStep> agents) {
+// Rows, what comes into their first layer, and their rotation angles (in double: a float angle is off by 0.004 at
+// position 100,000).
+void StepRunner::State::start(std::span<const AgentStep> agents, const StepPart& part) {
   rows.clear();
   first_rows.clear();
+  first_layer = part.first_layer;
   for (const AgentStep& agent : agents) {
     first_rows.push_back(rows.size());
     const std::uint32_t begin = agent.visible.empty() ? chain_end : agent.visible.back().end;
@@ -118,12 +121,15 @@ void StepRunner::State::start(std::span<const AgentStep> agents) {
     }
   }
   const std::size_t half = config.head_dim / 2;
+  const bool embed = part.first_layer == 0;
   hidden.resize(num_rows() * config.hidden_size);
+  if (!embed) std::copy_n(part.stream.begin(), hidden.size(), hidden.begin());
   cos.resize(num_rows() * half);
   sin.resize(num_rows() * half);
   for_rows([&](std::size_t r) {
-    core::dequantize_row(model.weights().embedding, rows[r].token,
-                         {&hidden[r * config.hidden_size], config.hidden_size});
+    if (embed)
+      core::dequantize_row(model.weights().embedding, rows[r].token,
+                           {&hidden[r * config.hidden_size], config.hidden_size});
     for (std::size_t i = 0; i < half; ++i) {
       const double angle = rows[r].position * frequencies[i];
       cos[r * half + i] = static_cast<float>(std::cos(angle));
@@ -178,8 +184,8 @@ void StepRunner::State::append_to_tails(std::uint32_t layer, std::span<const Age
     agent.tail->append(layer, {&key[first], size}, {&value[first], size},
                        static_cast<std::uint32_t>(agent.tokens.size()));
   };
-  // In layer 0 tails grow; that allocates, and tasks must not throw.
-  if (layer == 0 || agents.size() < kSoloRows) {
+  // In its first layer a step makes tails grow; that allocates, and tasks must not throw.
+  if (layer == first_layer || agents.size() < kSoloRows) {
     for (std::size_t i = 0; i < agents.size(); ++i) append(i);
   } else {
     workers.run(agents.size(), [&append](std::size_t i, std::size_t) { append(i); });
@@ -254,15 +260,20 @@ void StepRunner::set_partial_positions(std::uint32_t num_positions) {
 }
 
 format::Status StepRunner::step(std::span<const AgentStep> agents) {
+  return step(agents, {0, state_->config.num_layers, {}});
+}
+
+format::Status StepRunner::step(std::span<const AgentStep> agents, const StepPart& part) {
   State& state = *state_;
-  state.start(agents);
-  for (std::uint32_t layer = 0; layer < state.config.num_layers; ++layer) {
+  state.start(agents, part);
+  for (std::uint32_t layer = part.first_layer; layer < part.end_layer; ++layer) {
     POLYKV_CHECK_STATUS(state.attention(layer, agents));
     if (state.observer) state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden});
     state.feed_forward(layer);
   }
   for (const AgentStep& agent : agents) agent.tail->commit(static_cast<std::uint32_t>(agent.tokens.size()));
-  state.logits(agents);
+  if (!part.stream.empty()) std::copy(state.hidden.begin(), state.hidden.end(), part.stream.begin());
+  if (part.end_layer == state.config.num_layers) state.logits(agents);
   return {};
 }
 

@@ -34,6 +34,14 @@ struct AgentStep {
   float* logits;
 };
 
+// A part of a step: layers [first, end) of it. Parts that follow each other make the same bits as the whole step.
+struct StepPart {
+  std::uint32_t first_layer, end_layer;  // as many as the model has: logits too
+  // [rows][hidden_size] of all agents, in their order. In: what comes into first_layer; not read where that is 0, which
+  // begins with the tokens. Out: what leaves the last of the layers.
+  std::span<float> stream;
+};
+
 // What a step computed in one layer, for who measures it. Views that live during the call.
 struct StepLayer {
   std::uint32_t layer;
@@ -58,6 +66,10 @@ class StepRunner {
   // kBadChecksum (a chunk touched for the first time);
   // the tails are then as before.
   format::Status step(std::span<const AgentStep> agents);
+
+  // The same of some layers alone. Tails grow as in a whole step, but only in these layers, so parts of one step need
+  // tails of their own.
+  format::Status step(std::span<const AgentStep> agents, const StepPart& part);
 
   // Called after every layer's attention, between two runs of the workers, until it is set to another (or to nothing).
   void observe(std::function<void(const StepLayer&)> observer);

@@ -84,6 +84,41 @@ TEST_CASE("agents that go through together answer as each alone") {
   }
 }
 
+TEST_CASE("a step in parts, layers first and rows after, makes the bits of the whole step") {
+  const ModelFile model = open_fixture("llama-gqa-q8_0");
+  const ModelConfig& config = model.config();
+  REQUIRE(config.num_layers == 3);
+  core::Workers workers(2);
+  tests::Random random(2);
+  const tests::MemoryPool pool({config.num_layers, config.num_kv_heads, config.head_dim, 90}, 0, {{{{4, 90}}, {5, 4}}},
+                               random);
+  std::vector<std::uint32_t> tokens(11);
+  for (std::uint32_t& token : tokens) token = random.below(config.vocab_size);
+  StepRunner runner(model, {&pool.pool()}, workers);
+  core::Tail tail = runner.make_tail(64);
+  std::vector<float> whole(tokens.size() * config.vocab_size);
+  const AgentStep all{&tail, tokens, runner.everything(), tokens.size(), whole.data()};
+  REQUIRE(runner.step({&all, 1}));
+  for (const std::uint32_t middle : {1u, 2u, 3u}) {  // 3: the second part is the logits alone
+    INFO("parts at layer " << middle);
+    std::vector<float> stream(tokens.size() * config.hidden_size), logits(whole.size());
+    std::vector<core::Tail> tails;
+    for (const StepPart part : {StepPart{0, middle, {}}, StepPart{middle, config.num_layers, {}}}) {
+      tails.push_back(runner.make_tail(64));
+      for (const std::size_t first : {0u, 4u}) {
+        const std::span<const std::uint32_t> rows = std::span(tokens).subspan(first, first == 0 ? 4 : 7);
+        const AgentStep step{&tails.back(), rows, runner.everything(), rows.size(), &logits[first * config.vocab_size]};
+        REQUIRE(runner.step({&step, 1},
+                            {part.first_layer, part.end_layer,
+                             std::span(stream).subspan(first * config.hidden_size, rows.size() * config.hidden_size)}));
+      }
+      if (part.end_layer < config.num_layers)
+        CHECK(std::all_of(logits.begin(), logits.end(), [](float logit) { return logit == 0.0f; }));
+    }
+    CHECK(std::memcmp(logits.data(), whole.data(), logits.size() * sizeof(float)) == 0);
+  }
+}
+
 // Eleven agents of 1 to 10 tokens, 64 rows, each seeing another part of the pool, against each alone, token by token.
 TEST_CASE("after positions of a tail are dropped, the next token stands where it would have stood") {
   const ModelFile model = open_fixture("llama-gqa-q8_0");
