@@ -99,7 +99,7 @@ class MergedSource {
 
   HeadKv read(std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
     const HeadKv kv = spool_.read(layer, kv_head, worker);
-    if (!retention_.merges()) return kv;
+    if (!retention_.merges(layer)) return kv;
     Buffer& buffer = buffers_[worker];
     buffer.keys.assign(kv.keys.begin(), kv.keys.end());
     buffer.values.assign(kv.values.begin(), kv.values.end());

@@ -43,14 +43,23 @@ inline std::vector<std::uint16_t> tail_values(const core::Tail& tail, const runt
 
 inline Collected collect_steps(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens,
                                core::Workers& workers) {
+  const std::size_t q_heads = model.config().num_q_heads, dim = model.config().head_dim;
+  Collected collected;
+  collected.queries.assign(model.config().num_layers, std::vector<std::uint16_t>(q_heads * tokens.size() * dim));
   runtime::StepRunner steps(model, {}, workers);
   core::Tail tail = steps.make_tail(static_cast<std::uint32_t>(tokens.size()));
+  steps.observe([&](const runtime::StepLayer& layer) {
+    for (std::size_t i = 0; i < layer.query.size(); ++i) {
+      const std::size_t row = tail.num_tokens() + i / (q_heads * dim), head = i / dim % q_heads;
+      collected.queries[layer.layer][(head * tokens.size() + row) * dim + i % dim] =
+          core::float_to_float16(layer.query[i]);
+    }
+  });
   for (std::size_t at = 0; at < tokens.size(); at += runtime::kMaxStepRows) {
     const auto rows = tokens.subspan(at, std::min(runtime::kMaxStepRows, tokens.size() - at));
     const runtime::AgentStep step{&tail, rows, {}, 0, nullptr};
     REQUIRE(steps.step({&step, 1}));
   }
-  Collected collected;
   for (std::uint32_t layer = 0; layer < model.config().num_layers; ++layer) {
     collected.keys.push_back(tail_values(tail, model.config(), layer, true));
     collected.values.push_back(tail_values(tail, model.config(), layer, false));

@@ -23,6 +23,7 @@ namespace polykv::tests {
 // All layers' keys and values in the order of runtime::LayerKv.
 struct Collected {
   std::vector<std::vector<std::uint16_t>> keys, values;  // [layer], float16 bits [kv_head][position][head_dim]
+  std::vector<std::vector<std::uint16_t>> queries = {};  // the same of q_heads; empty where nobody asked for them
 };
 
 using CodecsOfHeads = std::vector<core::CodecPair>;  // [layer * num_kv_heads + kv_head]

@@ -11,12 +11,13 @@ class StepPrefill : public runtime::PrefillRunner {
  public:
   explicit StepPrefill(core::Workers& workers) : workers_(workers) {}
   format::Status prefill(const runtime::ModelFile& model, std::span<const std::uint32_t> tokens,
-                         const runtime::PrefillOptions&,
+                         const runtime::PrefillOptions& options,
                          const std::function<format::Status(const runtime::LayerKv&)>& on_layer) override {
     const Collected kv = collect_steps(model, tokens, workers_);
     for (std::uint32_t layer = 0; layer < model.config().num_layers; ++layer) {
-      POLYKV_CHECK_STATUS(
-          on_layer({layer, static_cast<std::uint32_t>(tokens.size()), kv.keys[layer], kv.values[layer]}));
+      runtime::LayerKv seen{layer, static_cast<std::uint32_t>(tokens.size()), kv.keys[layer], kv.values[layer]};
+      if (options.want_queries) seen.queries = kv.queries[layer];
+      POLYKV_CHECK_STATUS(on_layer(seen));
     }
     return {};
   }

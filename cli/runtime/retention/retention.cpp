@@ -35,7 +35,7 @@ void Retention::add(const LayerKv& layer, std::uint32_t num_tokens) {
 
 void Retention::add(const LayerKv& layer) {
   num_tokens_ = layer.num_tokens;
-  const auto policies = choice_.policies();
+  const auto policies = choice_.policies(layer.layer);
   for (std::size_t i = 0; i < policies.size(); ++i)
     if (policies[i]->score != nullptr) scores_[i].push_back(policies[i]->score({model_.config(), layer, workers_}));
 }
@@ -63,13 +63,10 @@ KeptPositions Retention::positions(std::uint32_t num_all) const {
 
 void Retention::merge(std::uint32_t layer, std::uint32_t kv_head, const format::PositionSet& kept,
                       std::span<std::uint16_t> keys, std::span<std::uint16_t> values) const {
-  std::vector<bool> is_kept(num_tokens_, false);
-  std::fill_n(is_kept.begin(), std::min(num_tokens_, format::kNumSinks), true);
-  for (const format::PositionRange range : kept.ranges)
-    std::fill(is_kept.begin() + range.begin, is_kept.begin() + std::min(range.end, num_tokens_), true);
+  const std::vector<bool> is_kept = kept_flags(kept, num_tokens_);
   const auto scores =
       std::span(scores_.front()[layer].positions).subspan(std::size_t{kv_head} * num_tokens_, num_tokens_);
-  choice_.policy->merge({layer, kv_head, model_.config().head_dim, scores, is_kept, keys, values});
+  choice_.policy_of(layer).merge({layer, kv_head, model_.config().head_dim, scores, is_kept, keys, values});
 }
 
 format::Result<std::vector<double>> Retention::drop_table(std::span<const ReplayedRows> rows, const HeadSource& source,

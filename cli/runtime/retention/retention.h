@@ -39,7 +39,9 @@ class Retention {
 
   // What the policy saves of the positions that one head drops, in those that it keeps; before these are quantized.
   // keys and values: float16 [num_tokens or more][head_dim]. Thread-safe.
-  bool merges() const { return choice_.policy != nullptr && choice_.policy->merge != nullptr; }
+  bool merges(std::uint32_t layer) const {
+    return !choice_.is_auto && !choice_.keeps_all() && choice_.policy_of(layer).merge != nullptr;
+  }
   void merge(std::uint32_t layer, std::uint32_t kv_head, const format::PositionSet& kept, std::span<std::uint16_t> keys,
              std::span<std::uint16_t> values) const;
 

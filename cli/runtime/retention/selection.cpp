@@ -76,12 +76,12 @@ class Selection {
  public:
   // scores [head][num_tokens]
   Selection(std::uint32_t num_tokens, std::span<const float> scores, const RetentionChoice& choice,
-            std::uint32_t budget)
+            const RetentionPolicy& policy, std::uint32_t budget)
       : num_tokens_(num_tokens),
         scores_(scores),
         chunk_(choice.by_chunk ? kChunkTokens : 1),
         budget_(budget),
-        kept_(scores.size() / num_tokens, sure_positions(num_tokens, recent_positions(*choice.policy, budget))) {}
+        kept_(scores.size() / num_tokens, sure_positions(num_tokens, recent_positions(policy, budget))) {}
 
   void keep_equal() {
     for (std::uint32_t head = 0; head < kept_.size(); ++head) fill(head, budget_);
@@ -132,10 +132,10 @@ class Selection {
 };
 
 KeptPositions select_globally(const format::KvShape& shape, std::span<const RetentionScores> layers,
-                              const RetentionChoice& choice, std::uint32_t budget) {
+                              const RetentionChoice& choice) {
   std::vector<float> all;
   for (const RetentionScores& scores : layers) all.insert(all.end(), scores.positions.begin(), scores.positions.end());
-  Selection selection(shape.num_tokens, all, choice, budget);
+  Selection selection(shape.num_tokens, all, choice, *choice.policy, kept_tokens(choice, shape.num_tokens));
   selection.keep_best(choice.by_head ? kSureShare : kNoSureShare);
   KeptPositions kept;
   for (std::uint32_t head = 0; head < shape.num_layers * shape.num_kv_heads; ++head)
@@ -143,9 +143,25 @@ KeptPositions select_globally(const format::KvShape& shape, std::span<const Rete
   return kept;
 }
 
+// What a head keeps however little was asked for.
+std::uint32_t least_tokens(const RetentionChoice& choice, std::uint32_t num_tokens) {
+  return std::min(num_tokens, choice.by_layer ? choice.by_layer->floor : format::kNumSinks + choice.policy->window);
+}
+
+std::vector<std::uint32_t> budgets_of(const format::KvShape& shape, std::span<const RetentionScores> layers,
+                                      const RetentionChoice& choice) {
+  const std::uint64_t total = std::uint64_t{kept_tokens(choice, shape.num_tokens)} * shape.num_layers;
+  const std::uint32_t least = least_tokens(choice, shape.num_tokens);
+  if (choice.by_layer) return share_out(total, choice.by_layer->weights, least, shape.num_tokens);
+  std::vector<double> weights;
+  for (const RetentionScores& scores : layers) weights.push_back(scores.layer_weight);
+  return choice.policy->share_budget(total, weights, least, shape.num_tokens);
+}
+
 }  // namespace
 
-std::vector<const RetentionPolicy*> RetentionChoice::policies() const {
+std::vector<const RetentionPolicy*> RetentionChoice::policies(std::uint32_t layer) const {
+  if (by_layer) return {by_layer->policies[layer]};
   if (!is_auto) return keeps_all() ? std::vector<const RetentionPolicy*>() : std::vector{policy};
   std::vector<const RetentionPolicy*> all;
   for (const char* name : kAutoPolicies) all.push_back(find_retention_policy(name));
@@ -153,7 +169,7 @@ std::vector<const RetentionPolicy*> RetentionChoice::policies() const {
 }
 
 bool RetentionChoice::needs_queries() const {
-  const auto all = policies();
+  const auto all = by_layer ? by_layer->policies : policies();
   return std::any_of(all.begin(), all.end(), [](const RetentionPolicy* one) { return one->needs_queries; });
 }
 
@@ -194,7 +210,7 @@ bool parse_keep(std::string_view text, RetentionChoice& choice) {
 }
 
 std::string retention_name(const RetentionChoice& choice) {
-  std::string name(choice.is_auto ? "auto" : choice.policy->name);
+  std::string name = choice.by_layer ? choice.by_layer->name : choice.is_auto ? "auto" : choice.policy->name;
   if (choice.by_head) name += "+ada";
   if (choice.by_chunk) name += "+chunk";
   if (choice.keep_tokens) return name + " " + std::to_string(*choice.keep_tokens) + " tokens";
@@ -204,24 +220,27 @@ std::string retention_name(const RetentionChoice& choice) {
   return name + share;
 }
 
+std::vector<bool> kept_flags(const format::PositionSet& kept, std::uint32_t num_tokens) {
+  std::vector<bool> flags(num_tokens, false);
+  std::fill_n(flags.begin(), std::min(num_tokens, format::kNumSinks), true);
+  for (const format::PositionRange range : kept.ranges)
+    std::fill(flags.begin() + std::min(range.begin, num_tokens), flags.begin() + std::min(range.end, num_tokens), true);
+  return flags;
+}
+
 std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens) {
-  const std::uint32_t least = std::min(num_tokens, format::kNumSinks + choice.policy->window);
+  const std::uint32_t least = least_tokens(choice, num_tokens);
   const auto share = static_cast<std::uint32_t>(choice.keep_share.value_or(1.0) * num_tokens + kRounding);
   return std::clamp(choice.keep_tokens.value_or(share), least, num_tokens);
 }
 
 KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
                                const RetentionChoice& choice) {
-  const std::uint32_t budget = kept_tokens(choice, shape.num_tokens);
-  if (choice.policy->is_global) return select_globally(shape, layers, choice, budget);
-  std::vector<double> weights;
-  for (const RetentionScores& scores : layers) weights.push_back(scores.layer_weight);
-  const std::uint32_t least = std::min(shape.num_tokens, format::kNumSinks + choice.policy->window);
-  const std::vector<std::uint32_t> budgets =
-      choice.policy->share_budget(std::uint64_t{budget} * shape.num_layers, weights, least, shape.num_tokens);
+  if (!choice.by_layer && choice.policy->is_global) return select_globally(shape, layers, choice);
+  const std::vector<std::uint32_t> budgets = budgets_of(shape, layers, choice);
   KeptPositions kept;
   for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer) {
-    Selection selection(shape.num_tokens, layers[layer].positions, choice, budgets[layer]);
+    Selection selection(shape.num_tokens, layers[layer].positions, choice, choice.policy_of(layer), budgets[layer]);
     if (choice.by_head)
       selection.keep_best(kSureShare);
     else

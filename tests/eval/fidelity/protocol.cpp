@@ -86,7 +86,7 @@ format::Result<double> hits_of(const Protocol& protocol, const Window& window, c
 // Keys and values with what the policy merges into the kept positions; empty if it merges nothing.
 std::optional<tests::Collected> merged_kv(const ScoredText& text, const runtime::Retention& retention,
                                           const runtime::KeptPositions& kept) {
-  if (!retention.merges()) return std::nullopt;
+  if (!retention.merges(0)) return std::nullopt;  // one policy for all layers
   tests::Collected kv = text.kv();
   const format::KvShape& shape = text.shape();
   const std::size_t size = std::size_t{shape.num_tokens} * shape.head_dim;

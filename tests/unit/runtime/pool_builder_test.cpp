@@ -15,6 +15,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/golden_logits.h"
 #include "tests/support/make_model_pool.h"
+#include "tests/support/step_prefill.h"
 #include "tests/support/temporary_folder.h"
 
 namespace polykv::runtime {
@@ -234,6 +235,75 @@ TEST_CASE("a plan within a divergence: the tail probe measures no more, or the b
   const auto refused = build_planned(limited);
   REQUIRE_FALSE(refused.has_value());
   CHECK(refused.error().code == ErrorCode::kUnusableText);
+}
+
+TEST_CASE("a build by a plan keeps in each layer what its policy alone keeps of the layer's budget") {
+  const TemporaryFolder folder;
+  core::Workers workers(2);
+  tests::StepPrefill prefill(workers);
+  RetentionChoice choice;
+  choice.by_layer =
+      LayerPolicies{"plan 01234567",
+                    {find_retention_policy("keydiff"), find_retention_policy("snapkv"), find_retention_policy("d2o")},
+                    {1.0, 2.0, 3.0},
+                    36};
+  choice.keep_tokens = 60;  // 36 and 12, 24 and 36 more
+  const bool probe = GENERATE(false, true);
+  const auto built = tests::build_model_pool(tests::model_path(kModel), long_text(), folder / "a.pkv", prefill, workers,
+                                             [&](BuildRequest& request) {
+                                               request.codec = *core::parse_codec_name("f16");
+                                               request.retention = choice;
+                                               request.accept_loss = true;
+                                               request.probe = probe;
+                                             });
+  INFO((built ? "" : built.error().message));
+  REQUIRE(built.has_value());
+  const OpenPool pool = open_pool(folder / "a.pkv");
+  CHECK(pool.reader.identity().get("retention.policy") == "plan 01234567 60 tokens");
+  const auto model = ModelFile::open(tests::model_path(kModel));
+  const std::vector<std::uint32_t>& tokens = pool.reader.tokens().ids;
+  const tests::Collected kv = tests::collect_steps(*model, tokens, workers);
+  format::KvShape one = pool.reader.shape();
+  one.num_layers = 1;
+  const std::size_t head_size = std::size_t{one.num_tokens} * one.head_dim, sinks = format::kNumSinks;
+  const core::KvPool view(pool.reader);
+  for (std::uint32_t layer = 0; layer < 3; ++layer) {
+    RetentionChoice alone;
+    alone.by_layer = LayerPolicies{"", {choice.by_layer->policies[layer]}, {1.0}, 36};
+    alone.keep_tokens = 48 + 12 * layer;
+    const RetentionPolicy& policy = *alone.by_layer->policies[0];
+    const LayerKv seen{layer, one.num_tokens, kv.keys[layer], kv.values[layer], kv.queries[layer]};
+    const RetentionScores scores = policy.score({model->config(), seen, workers});
+    const KeptPositions kept = select_positions(one, {&scores, 1}, alone);
+    for (std::uint32_t head = 0; head < one.num_kv_heads; ++head) {
+      INFO("layer " << layer << ", head " << head);
+      const auto run = view.runs(layer, head)[0];
+      CHECK(std::ranges::equal(run.positions, kept[head].ranges));
+      CHECK(run.num_positions == 44 + 12 * layer);
+      // What is stored: the kept positions, after the policy has merged the others into them.
+      std::vector<std::uint16_t> keys(kv.keys[layer].begin() + static_cast<std::ptrdiff_t>(head * head_size),
+                                      kv.keys[layer].begin() + static_cast<std::ptrdiff_t>((head + 1) * head_size));
+      std::vector<std::uint16_t> values(kv.values[layer].begin() + static_cast<std::ptrdiff_t>(head * head_size),
+                                        kv.values[layer].begin() + static_cast<std::ptrdiff_t>((head + 1) * head_size));
+      if (policy.merge != nullptr) {
+        const std::vector<bool> flags = kept_flags(kept[head], one.num_tokens);
+        policy.merge({layer, head, one.head_dim,
+                      std::span(scores.positions).subspan(head * one.num_tokens, one.num_tokens), flags, keys, values});
+      }
+      std::vector<std::uint16_t> kept_keys, kept_values, stored_keys, stored_values;
+      append_positions(kept[head].ranges, one.head_dim, keys, kept_keys);
+      append_positions(kept[head].ranges, one.head_dim, values, kept_values);
+      stored_keys.resize(kept_keys.size());
+      stored_values.resize(kept_values.size());
+      core::restore_float16_run(run.pages, one.head_dim, stored_keys, stored_values);
+      CHECK(stored_keys == kept_keys);
+      CHECK(stored_values == kept_values);
+      CHECK(
+          (policy.merge != nullptr) ==
+          !std::equal(values.begin() + static_cast<std::ptrdiff_t>(sinks * one.head_dim), values.end(),
+                      kv.values[layer].begin() + static_cast<std::ptrdiff_t>(head * head_size + sinks * one.head_dim)));
+    }
+  }
 }
 
 // Does something to the world in the middle of a prefill.

@@ -203,6 +203,52 @@ TEST_CASE("kvzip: the best positions of all layers and heads, whoever has them")
   CHECK(least_kept >= most_dropped);
 }
 
+TEST_CASE("a policy for each layer: its own window, and the budget above the floor by the layers' weights") {
+  const format::KvShape shape{3, 2, 8, 400};
+  const std::vector<RetentionScores> scores = random_scores(shape, 7, 1000000);
+  RetentionChoice choice;
+  // 100 a layer are 300; above the floor of 36 there are 192, of which 1/6, 2/6 and 3/6 are 32, 64 and 96. With the
+  // sensitivities' 1e-6 the parts are 32.00001, 63.99999 and 95.99999, and the two largest remainders get one more.
+  choice.by_layer =
+      LayerPolicies{"plan 01234567",
+                    {find_retention_policy("snapkv"), find_retention_policy("keydiff"), find_retention_policy("h2o")},
+                    {1.0 + 1e-6, 2.0 + 1e-6, 3.0 + 1e-6},
+                    36};
+  choice.keep_tokens = 100;
+  const std::vector<std::uint32_t> budgets = {68, 100, 132}, recents = {32, 0, 66};
+  const auto check = [&](const std::vector<std::uint32_t>& expected, const std::vector<std::uint32_t>& recent) {
+    const KeptPositions kept = select_positions(shape, scores, choice);
+    for (std::size_t head = 0; head < 6; ++head) {
+      INFO("head " << head);
+      const float* of_head = scores[head / 2].positions.data() + head % 2 * 400;
+      CHECK(kept_of(shape, kept, head) == best(of_head, 400, expected[head / 2], recent[head / 2]));
+    }
+  };
+  check(budgets, recents);
+  choice.by_layer->weights = {1.0, 1.0, 1.0};
+  check({100, 100, 100}, {32, 0, 50});
+  choice.keep_tokens = 10;  // fewer than the floor
+  CHECK(kept_tokens(choice, 400) == 36);
+  check({36, 36, 36}, {32, 0, 18});
+  choice.keep_tokens = 500;
+  check({400, 400, 400}, {400, 400, 400});
+  CHECK_FALSE(choice.keeps_all());
+  CHECK_FALSE(choice.is_joint());
+  CHECK(choice.needs_queries());
+  CHECK(choice.policies(1) == std::vector<const RetentionPolicy*>{find_retention_policy("keydiff")});
+  CHECK(retention_name(choice) == "plan 01234567 500 tokens");
+  choice.by_layer->policies = {find_retention_policy("keydiff"), find_retention_policy("lagkv"),
+                               find_retention_policy("keydiff")};
+  CHECK_FALSE(choice.needs_queries());
+}
+
+TEST_CASE("kept positions as flags: the sinks too, and nothing past the end") {
+  const format::PositionSet set{{{5, 7}, {9, 12}}};
+  CHECK(kept_flags(set, 10) == std::vector<bool>{true, true, true, true, false, true, true, false, false, true});
+  CHECK(kept_flags(set, 6) == std::vector<bool>{true, true, true, true, false, true});
+  CHECK(kept_flags({}, 3) == std::vector<bool>{true, true, true});
+}
+
 TEST_CASE("names of policies and modifiers") {
   for (const RetentionPolicy& policy : retention_policies()) {
     const auto choice = parse_retention(policy.name);
