@@ -1,0 +1,211 @@
+#include "cli/runtime/retention/layer_plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "cli/runtime/retention/json_place.h"
+#include "format/checksum.h"
+#include "format/identity.h"
+
+namespace polykv::runtime {
+namespace {
+
+using format::Error;
+using format::ErrorCode;
+using format::Result;
+using format::Status;
+using nlohmann::ordered_json;
+
+constexpr std::string_view kSchema = "polykv.retention-plan/", kVersion = "1";
+constexpr const char* kPreferences[] = {"cosine", "perplexity"};
+constexpr const char* kSensitivities[] = {"entropy", "perplexity"};
+constexpr std::uint64_t kMostPositions = 1u << 30;
+constexpr double kLargest = 1e300;  // sums of weights stay finite
+constexpr std::size_t kNameDigits = 8;
+
+template <typename Enum, std::size_t N>
+std::optional<Enum> find_name(const char* const (&names)[N], std::string_view name) {
+  const auto found = std::find(std::begin(names), std::end(names), name);
+  if (found == std::end(names)) return std::nullopt;
+  return static_cast<Enum>(found - std::begin(names));
+}
+
+// Nine digits are more than the signals are good for, and read well.
+double rounded(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return std::strtod(text, nullptr);
+}
+
+ordered_json values_json(std::span<const LayerPlan::PolicyValue> values) {
+  ordered_json json = ordered_json::object();
+  for (const LayerPlan::PolicyValue& value : values) json[value.policy] = rounded(value.value);
+  return json;
+}
+
+Result<std::vector<LayerPlan::PolicyValue>> read_values(const JsonPlace& layer, const char* name) {
+  std::vector<LayerPlan::PolicyValue> values;
+  if (!layer.has(name)) return values;
+  POLYKV_TRY(const JsonPlace place, layer.member(name));
+  if (!place.json().is_object()) return place.error("is not an object");
+  for (const RetentionPolicy& policy : retention_policies()) {  // in their order, whatever the file's
+    if (!place.has(policy.name)) continue;
+    POLYKV_TRY(const JsonPlace value, place.member(policy.name));
+    POLYKV_TRY(const double number, value.number(-kLargest, kLargest));
+    values.push_back({policy.name, number});
+  }
+  return values;
+}
+
+Result<LayerPlan::Layer> read_layer(const JsonPlace& place, std::uint64_t index, std::uint32_t floor) {
+  POLYKV_TRY(const JsonPlace number, place.member("layer"));
+  POLYKV_TRY(const std::uint64_t found, number.whole(0, UINT32_MAX));
+  if (found != index)
+    return number.error("is " + std::to_string(found) + ", expected " + std::to_string(index) + ": layers in order");
+  POLYKV_TRY(const JsonPlace name, place.member("policy"));
+  POLYKV_TRY(const std::string policy, name.text());
+  LayerPlan::Layer layer;
+  layer.policy = find_retention_policy(policy);
+  if (layer.policy == nullptr) return name.error("'" + policy + "' is not a policy");
+  if (!chooses_in_layer(*layer.policy)) return name.error("'" + policy + "' cannot be the policy of one layer");
+  if (format::kNumSinks + layer.policy->window > floor)
+    return name.error("'" + policy + "' needs a floor of " + std::to_string(format::kNumSinks + layer.policy->window));
+  POLYKV_TRY(const JsonPlace sensitivity, place.member("sensitivity"));
+  POLYKV_TRY(layer.sensitivity, sensitivity.number(0.0, kLargest));
+  POLYKV_TRY(layer.cosine, read_values(place, "cosine"));
+  POLYKV_TRY(layer.perplexity, read_values(place, "perplexity"));
+  return layer;
+}
+
+Result<LayerPlan::Text> read_text(const JsonPlace& place) {
+  LayerPlan::Text text;
+  POLYKV_TRY(const JsonPlace name, place.member("name"));
+  POLYKV_TRY(text.name, name.text());
+  POLYKV_TRY(const JsonPlace bytes, place.member("bytes"));
+  POLYKV_TRY(text.bytes, bytes.whole(0, UINT64_MAX));
+  POLYKV_TRY(const JsonPlace tokens, place.member("tokens"));
+  POLYKV_TRY(const std::uint64_t num_tokens, tokens.whole(0, kMostPositions));
+  text.tokens = static_cast<std::uint32_t>(num_tokens);
+  return text;
+}
+
+Status read_calibration(const JsonPlace& place, LayerPlan& plan) {
+  POLYKV_TRY(const JsonPlace texts, place.member("texts"));
+  POLYKV_TRY(const std::size_t num_texts, texts.size());
+  for (std::size_t i = 0; i < num_texts; ++i) {
+    POLYKV_TRY(LayerPlan::Text text, read_text(texts.item(i)));
+    plan.texts.push_back(std::move(text));
+  }
+  POLYKV_TRY(const JsonPlace keep, place.member("keep"));
+  POLYKV_TRY(const std::uint64_t num_kept, keep.whole(1, kMostPositions));
+  plan.keep = static_cast<std::uint32_t>(num_kept);
+  POLYKV_TRY(const JsonPlace preference, place.member("preference"));
+  POLYKV_TRY(const std::string preferred, preference.text());
+  if (!find_preference(preferred)) return preference.error("is neither cosine nor perplexity");
+  plan.preference = *find_preference(preferred);
+  POLYKV_TRY(const JsonPlace sensitivity, place.member("sensitivity"));
+  POLYKV_TRY(const std::string signal, sensitivity.text());
+  if (!find_sensitivity(signal)) return sensitivity.error("is neither entropy nor perplexity");
+  plan.sensitivity = *find_sensitivity(signal);
+  POLYKV_TRY(const JsonPlace floor, place.member("floor"));
+  POLYKV_TRY(const std::uint64_t least, floor.whole(format::kNumSinks, kMostPositions));
+  plan.floor = static_cast<std::uint32_t>(least);
+  POLYKV_TRY(const JsonPlace epsilon, place.member("epsilon"));
+  POLYKV_TRY(plan.epsilon, epsilon.number(0.0, 1.0));
+  return {};
+}
+
+Status check_schema(const JsonPlace& root) {
+  POLYKV_TRY(const JsonPlace schema, root.member("schema"));
+  POLYKV_TRY(const std::string name, schema.text());
+  if (!name.starts_with(kSchema)) return root.error("is not a plan: schema polykv.retention-plan/1");
+  if (name.substr(kSchema.size()) == kVersion) return {};
+  return Error(ErrorCode::kUnsupportedVersion,
+               "schema: this polykv reads " + std::string(kSchema) + std::string(kVersion) + " alone");
+}
+
+}  // namespace
+
+bool chooses_in_layer(const RetentionPolicy& policy) { return policy.score != nullptr && policy.score != score_fullkv; }
+
+const char* preference_name(Preference preference) { return kPreferences[static_cast<std::size_t>(preference)]; }
+const char* sensitivity_name(SensitivitySignal signal) { return kSensitivities[static_cast<std::size_t>(signal)]; }
+std::optional<Preference> find_preference(std::string_view name) { return find_name<Preference>(kPreferences, name); }
+std::optional<SensitivitySignal> find_sensitivity(std::string_view name) {
+  return find_name<SensitivitySignal>(kSensitivities, name);
+}
+
+std::string layer_plan_text(const LayerPlan& plan) {
+  ordered_json texts = ordered_json::array(), layers = ordered_json::array();
+  for (const LayerPlan::Text& text : plan.texts)
+    texts.push_back({{"name", text.name}, {"bytes", text.bytes}, {"tokens", text.tokens}});
+  for (const LayerPlan::Layer& layer : plan.layers) {
+    layers.push_back({{"layer", layers.size()},
+                      {"policy", layer.policy->name},
+                      {"sensitivity", rounded(layer.sensitivity)},
+                      {"cosine", values_json(layer.cosine)},
+                      {"perplexity", values_json(layer.perplexity)}});
+  }
+  const ordered_json json = {{"schema", std::string(kSchema) + std::string(kVersion)},
+                             {"model", {{"name", plan.model_name}, {"weights_digest", plan.weights_digest}}},
+                             {"calibration",
+                              {{"texts", std::move(texts)},
+                               {"keep", plan.keep},
+                               {"preference", preference_name(plan.preference)},
+                               {"sensitivity", sensitivity_name(plan.sensitivity)},
+                               {"floor", plan.floor},
+                               {"epsilon", plan.epsilon}}},
+                             {"phases", {{"prefill", {{"layers", std::move(layers)}}}}}};
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+Result<LayerPlan> parse_layer_plan(std::span<const std::byte> text) {
+  POLYKV_TRY(const nlohmann::json tree, parse_own_json(text));
+  const JsonPlace root(tree);
+  POLYKV_CHECK_STATUS(check_schema(root));
+  LayerPlan plan;
+  POLYKV_TRY(const JsonPlace model, root.member("model"));
+  POLYKV_TRY(const JsonPlace name, model.member("name"));
+  POLYKV_TRY(plan.model_name, name.text());
+  POLYKV_TRY(const JsonPlace digest, model.member("weights_digest"));
+  POLYKV_TRY(plan.weights_digest, digest.text());
+  POLYKV_TRY(const JsonPlace calibration, root.member("calibration"));
+  POLYKV_CHECK_STATUS(read_calibration(calibration, plan));
+  POLYKV_TRY(const JsonPlace phases, root.member("phases"));
+  POLYKV_TRY(const JsonPlace prefill, phases.member("prefill"));
+  POLYKV_TRY(const JsonPlace layers, prefill.member("layers"));
+  POLYKV_TRY(const std::size_t num_layers, layers.size());
+  if (num_layers == 0) return layers.error("is empty");
+  for (std::size_t i = 0; i < num_layers; ++i) {
+    POLYKV_TRY(LayerPlan::Layer layer, read_layer(layers.item(i), i, plan.floor));
+    plan.layers.push_back(std::move(layer));
+  }
+  return plan;
+}
+
+Status check_plan_fits(const LayerPlan& plan, const Model& model) {
+  if (plan.weights_digest != model.weights_digest) {
+    return Error(ErrorCode::kMismatch, "the plan was calibrated for '" + plan.model_name +
+                                           "': model.weights_digest is " + plan.weights_digest + ", this model's is " +
+                                           model.weights_digest + "; name the model with -m, or calibrate again");
+  }
+  if (plan.layers.size() != model.config().num_layers) {
+    return Error(ErrorCode::kMismatch, "the plan has " + std::to_string(plan.layers.size()) + " layers, the model " +
+                                           std::to_string(model.config().num_layers));
+  }
+  return {};
+}
+
+LayerPolicies layer_policies(const LayerPlan& plan, bool uniform) {
+  const std::string text = layer_plan_text(plan);
+  const std::string digest = format::to_hex(format::sha256(std::as_bytes(std::span(text))));
+  LayerPolicies result{"plan " + digest.substr(0, kNameDigits) + (uniform ? "+uniform" : ""), {}, {}, plan.floor};
+  for (const LayerPlan::Layer& layer : plan.layers) {
+    result.policies.push_back(layer.policy);
+    result.weights.push_back(uniform ? 1.0 : layer.sensitivity + plan.epsilon);
+  }
+  return result;
+}
+
+}  // namespace polykv::runtime

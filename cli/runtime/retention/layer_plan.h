@@ -1,0 +1,76 @@
+// A plan of retention by layer: whose scores each layer goes by, and how much of the budget it should get. Made by
+// `polykv calibrate` (calibration.h), used by `build --retain FILE`.
+//
+// The file is JSON, schema polykv.retention-plan/1. Of a layer only its number, policy and sensitivity are needed; a
+// plan may be written by hand. There is one phase, prefill: what a pool keeps.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/runtime/model_identity.h"
+#include "cli/runtime/retention/selection.h"
+#include "format/status.h"
+
+namespace polykv::runtime {
+
+inline constexpr std::uint32_t kLayerFloor = 36;  // positions of a layer for sure: sinks and the largest window
+inline constexpr double kLayerEpsilon = 1e-6;     // added to sensitivities, so that all zeros share equally
+
+enum class Preference : std::uint8_t { kCosine, kPerplexity };          // what a layer's policy was chosen by
+enum class SensitivitySignal : std::uint8_t { kEntropy, kPerplexity };  // what its part of the budget goes by
+const char* preference_name(Preference preference);
+const char* sensitivity_name(SensitivitySignal signal);
+std::optional<Preference> find_preference(std::string_view name);
+std::optional<SensitivitySignal> find_sensitivity(std::string_view name);
+
+// Can a layer go by this policy whatever the others do? Not by one that keeps everything, or looks at all layers.
+bool chooses_in_layer(const RetentionPolicy& policy);
+
+struct LayerPlan {
+  struct Text {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::uint32_t tokens = 0;  // of it that were looked at
+    bool operator==(const Text&) const = default;
+  };
+  struct PolicyValue {
+    std::string policy;
+    double value = 0.0;
+    bool operator==(const PolicyValue&) const = default;
+  };
+  struct Layer {
+    const RetentionPolicy* policy = nullptr;
+    double sensitivity = 0.0;                     // not negative
+    std::vector<PolicyValue> cosine, perplexity;  // what was measured of each policy; the change of perplexity
+    bool operator==(const Layer&) const = default;
+  };
+
+  std::string model_name, weights_digest;
+  std::vector<Text> texts;
+  std::uint32_t keep = 0;  // positions of a head, of the layer that was looked at
+  Preference preference = Preference::kCosine;
+  SensitivitySignal sensitivity = SensitivitySignal::kEntropy;
+  std::uint32_t floor = kLayerFloor;
+  double epsilon = kLayerEpsilon;
+  std::vector<Layer> layers;
+  bool operator==(const LayerPlan&) const = default;
+};
+
+// The file's text: keys in a fixed order, numbers of nine digits.
+std::string layer_plan_text(const LayerPlan& plan);
+
+// Errors: kMalformed, naming the place; kUnsupportedVersion, for another schema number.
+format::Result<LayerPlan> parse_layer_plan(std::span<const std::byte> text);
+
+// kMismatch, if the plan is for other weights or another number of layers.
+format::Status check_plan_fits(const LayerPlan& plan, const Model& model);
+
+// What `build` does with it: Eq. 6 of arXiv 2606.15157. Uniform: every layer gets the same.
+LayerPolicies layer_policies(const LayerPlan& plan, bool uniform);
+
+}  // namespace polykv::runtime
