@@ -51,6 +51,7 @@ class KvPool {
   KvPool(KvPool&&) = default;
   KvPool& operator=(KvPool&&) = default;
 
+  const Parts& parts() const { return parts_; }  // for views of the same pool with another layout
   const format::KvShape& shape() const { return parts_.shape; }
   std::uint32_t first_position() const { return parts_.first_position; }  // 0 for a base pool
   std::uint32_t num_sinks() const { return parts_.num_sinks; }            // 0 for a pool with a parent

@@ -58,6 +58,8 @@ Mean mean_of(std::span<const DivergenceMeter::Position> positions, const Value& 
 
 }  // namespace
 
+double log_sum_exp(std::span<const float> logits) { return normalizer(logits).log_sum; }
+
 void DivergenceMeter::add(std::span<const float> reference, std::span<const float> compressed,
                           std::span<const std::uint32_t> targets, core::Workers& workers) {
   if (targets.empty()) return;

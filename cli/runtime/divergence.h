@@ -25,6 +25,9 @@ struct Divergence {
   double ppl_ratio_stderr = 0.0;
 };
 
+// ln of the sum of exp(logits), to a few 1e-7.
+double log_sum_exp(std::span<const float> logits);
+
 // Collects positions.
 class DivergenceMeter {
  public:
