@@ -82,7 +82,9 @@ const char* retain_help() {
            " (* reconstructed from descriptions). Controls: " + policy_names(Kind::kControl) +
            ". +ada after a name shares a layer's budget out among its heads, +chunk keeps whole chunks of 20 "
            "positions. "
-           "With --keep; or with --bits or --size, and positions and bits are chosen together.";
+           "With --keep; or with --bits or --size, and positions and bits are chosen together. Or a plan that polykv "
+           "calibrate made (a name with a slash or ending in .json): each layer by its own policy, and the budget by "
+           "the plan, without --keep as much as it was calibrated with; +uniform after it gives all layers the same.";
   }();
   return help.c_str();
 }
@@ -508,6 +510,75 @@ CommandSpec bench_command() {
                   json_option("Print one JSON object (schema polykv.bench/1) instead of a table.")}};
 }
 
+CommandSpec calibrate_command() {
+  return {
+      .name = "calibrate",
+      .operands = "TEXT...",
+      .min_operands = 1,
+      .max_operands = SIZE_MAX,
+      .operand_name = "text",
+      .operand_kind = ValueKind::kPath,
+      .operand_choices = {},
+      .common_options = true,
+      .summary = "measure which positions each layer of a model can spare",
+      .examples = {{"polykv calibrate a.txt b.txt -o plan.json", "a plan for the default model"},
+                   {"polykv build doc.txt -o doc.pkv --retain plan.json", "build with it"},
+                   {"polykv build doc.txt -o doc.pkv --retain plan.json --keep 25%", "the same, another budget"}},
+      .description =
+          {"Makes a plan for build --retain: for each layer of the model a retention policy, and how much of the "
+           "positions it should get. Texts are of the kind that pools will be built from, but not the documents "
+           "themselves; of each the first 2,048 tokens count, and 512 are needed. TEXT may be '-' or a pool, as for "
+           "build.",
+           "The method is Algorithm 1 of \"Heterogeneous Retention and Allocation for KV Cache Compression\" (arXiv "
+           "2606.15157), for the prefill. The first seven eighths of a text are read; then, for every layer and every "
+           "policy, that layer alone keeps --keep positions a head by that policy, and the rest of the text shows what "
+           "that does to the layer's output and to the perplexity. Nothing is quantized.",
+           "It runs the model over the rest of a text once for each policy and layer, so it takes minutes a text. What "
+           "is finished of it is kept beside the plan, in PLAN.part, and the same command goes on from there if it was "
+           "interrupted; PLAN.part goes when the plan is written. The plan is readable JSON (schema "
+           "polykv.retention-plan/1) with all that was measured, and is for this one model."},
+      .options =
+          {{.letter = 'o',
+            .name = "output",
+            .value = "PLAN",
+            .target = &Options::output,
+            .kind = ValueKind::kPath,
+            .required = true,
+            .help = "The plan to write, a name ending in .json. An existing file is refused before any work unless "
+                    "--force is given."},
+           model_option(),
+           {.name = "keep",
+            .value = "N",
+            .target = &Options::keep_tokens,
+            .kind = ValueKind::kCount,
+            .fallback = "512",
+            .minimum = 36,
+            .maximum = 1u << 20,
+            .help = "Positions a head of the layer in question keeps, the first four among them; no more than half of "
+                    "what is read of a text."},
+           {.name = "preference",
+            .value = "SIGNAL",
+            .target = &Options::preference,
+            .kind = ValueKind::kChoice,
+            .fallback = "cosine",
+            .choices = {"cosine", "perplexity"},
+            .help =
+                "What a layer's policy is chosen by: cosine, of the layer's output with that of everything kept; or "
+                "perplexity, of the rest of the text."},
+           {.name = "sensitivity",
+            .value = "SIGNAL",
+            .target = &Options::sensitivity,
+            .kind = ValueKind::kChoice,
+            .fallback = "entropy",
+            .choices = {"entropy", "perplexity"},
+            .help = "What a layer's share of the positions goes by: entropy, of its attention; or perplexity, the most "
+                    "that any policy in it adds."},
+           force_option(),
+           threads_option(),
+           json_option("Print one JSON object (schema polykv.calibrate/1) instead of text.")},
+  };
+}
+
 CommandSpec completion_command() {
   return {.name = "completion",
           .operands = "SHELL",
@@ -532,7 +603,8 @@ CommandSpec help_command() {
           .max_operands = 1,
           .operand_name = "command",
           .operand_kind = ValueKind::kChoice,
-          .operand_choices = {"build", "ask", "inspect", "verify", "stats", "export", "bench", "completion", "help"},
+          .operand_choices = {"build", "ask", "inspect", "verify", "stats", "export", "bench", "calibrate",
+                              "completion", "help"},
           .common_options = false,
           .summary = "explain polykv or one of its commands",
           .examples = {{"polykv help", "all commands"}, {"polykv help ask", "the same as polykv ask --help"}},
@@ -544,9 +616,9 @@ CommandSpec help_command() {
 }  // namespace
 
 std::span<const CommandSpec> commands() {
-  static const std::array<CommandSpec, 9> table = {build_command(),  ask_command(),        inspect_command(),
-                                                   verify_command(), stats_command(),      export_command(),
-                                                   bench_command(),  completion_command(), help_command()};
+  static const std::array<CommandSpec, 10> table = {
+      build_command(),  ask_command(),   inspect_command(),   verify_command(),     stats_command(),
+      export_command(), bench_command(), calibrate_command(), completion_command(), help_command()};
   return table;
 }
 

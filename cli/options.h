@@ -19,8 +19,8 @@ struct CommandSpec;
 // Everything a command line can say, defaults filled in. Each command reads what its rows of the table set.
 struct Options {
   const CommandSpec* command = nullptr;  // null for `polykv --version`
-  // build: the documents. ask: the pool, then the questions. inspect, verify, stats: the pools. export, bench: the
-  // pool. completion: the shell. help: the command, or nothing.
+  // build: the documents. calibrate: the texts. ask: the pool, then the questions. inspect, verify, stats: the pools.
+  // export, bench: the pool. completion: the shell. help: the command, or nothing.
   std::vector<std::string> operands;
 
   // Every command.
@@ -33,17 +33,17 @@ struct Options {
   bool version = false;
   bool verbose = false;  // -v, with --version
 
-  // build and export.
+  // build, export and calibrate.
   std::string output;  // "-" is stdout, for export only
   bool force = false;  // stats too, for its page
 
-  // build, ask, stats and bench.
+  // build, ask, stats, bench and calibrate.
   std::string model;          // a path; empty: the user's index, then the default model
   std::string template_name;  // build: "auto", "none" or a family. ask: "" (as the pool says) or "none"
   std::uint32_t threads = 0;  // 0: what affinity and cgroup quota allow
 
   // build.
-  std::string retain;  // a policy with modifiers, or empty: everything is kept
+  std::string retain;  // a policy with modifiers, or a plan's file, or empty: everything is kept
   std::string keep;    // with it: positions, or a share
   bool accept_loss = false;
   std::string codec;                  // "auto" or a name core::parse_codec_name knows
@@ -54,6 +54,11 @@ struct Options {
   std::string prefill_type;           // "f32", "bf16"; empty: the faster one on this CPU
   std::uint32_t mode = 0;             // permission bits of the pool
   bool no_probe = false;
+
+  // calibrate.
+  std::uint32_t keep_tokens = 0;
+  std::string preference;   // "cosine", "perplexity"
+  std::string sensitivity;  // "entropy", "perplexity"
 
   // ask.
   std::uint32_t max_tokens = 0;

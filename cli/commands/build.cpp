@@ -6,14 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/document.h"
+#include "cli/commands/retain_option.h"
 #include "cli/progress.h"
 #include "cli/runtime/model_locator.h"
 #include "cli/runtime/pool_builder.h"
 #include "cli/signals.h"
-#include "format/file.h"
-#include "format/older_pool.h"
-#include "format/reader.h"
-#include "format/superblock.h"
 
 namespace polykv::cli {
 namespace {
@@ -23,49 +21,6 @@ using format::ErrorCode;
 using runtime::Document;
 
 constexpr std::uint32_t kFewPositions = 512;  // fewer free positions than this are worth a warning
-
-// Standard input, whole.
-format::Result<std::string> read_stdin() {
-  std::string text;
-  char buffer[1 << 16];
-  while (true) {
-    const std::size_t count = std::fread(buffer, 1, sizeof buffer, stdin);
-    text.append(buffer, count);
-    if (count < sizeof buffer) break;
-    POLYKV_CHECK_STATUS(check_stop());
-  }
-  POLYKV_CHECK_STATUS(check_stop());
-  if (std::ferror(stdin) != 0) return Error(ErrorCode::kIo, "cannot read standard input");
-  return text;
-}
-
-bool is_pool(std::string_view bytes) {
-  return bytes.size() >= format::kMagic.size() &&
-         std::equal(format::kMagic.begin(), format::kMagic.end(), reinterpret_cast<const std::uint8_t*>(bytes.data()));
-}
-
-// The text of a pool of any version that we can build again.
-format::Result<std::string> text_of_pool(std::span<const std::byte> bytes) {
-  const auto reader = format::PoolReader::open(bytes);
-  if (reader) return reader->source_text();
-  if (reader.error().code != ErrorCode::kUnsupportedVersion) return reader.error();
-  return format::older_source_text(bytes);
-}
-
-// A document: "-", a text file, or a pool, whose own source text is built again.
-format::Result<Document> read_document(const std::string& path) {
-  if (path == "-") {
-    POLYKV_TRY(std::string text, read_stdin());
-    return Document{"-", std::move(text)};
-  }
-  POLYKV_TRY(const std::vector<std::byte> bytes, format::read_file(path));
-  Document document{std::filesystem::path(path).filename().string(),
-                    std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
-  if (is_pool(document.text)) {
-    POLYKV_TRY(document.text, text_of_pool(bytes));
-  }
-  return document;
-}
 
 std::uint64_t source_date_epoch() {
   const char* text = std::getenv("SOURCE_DATE_EPOCH");
@@ -90,32 +45,6 @@ format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
     return Error(ErrorCode::kUsage, "build: --bits, --size and --max-kld need --codec auto, not " + options.codec);
   if (choice.max_kld && options.no_probe)
     return Error(ErrorCode::kUsage, "build: --max-kld needs the probes, which --no-probe leaves out");
-  return choice;
-}
-
-// --retain and --keep.
-format::Result<std::optional<runtime::RetentionChoice>> retention_choice(const Options& options) {
-  if (options.retain.empty() && !options.keep.empty())
-    return Error(ErrorCode::kUsage, "build: --keep needs --retain NAME");
-  if (options.retain.empty()) return std::optional<runtime::RetentionChoice>();
-  auto choice = runtime::parse_retention(options.retain);
-  if (!choice) {
-    std::string names;
-    for (const runtime::RetentionPolicy& policy : runtime::retention_policies())
-      names += (names.empty() ? "" : ", ") + std::string(policy.name);
-    return Error(ErrorCode::kUsage, "build: --retain: '" + options.retain + "' is not a policy: auto, " + names +
-                                        "; with +ada, +chunk or +ada+chunk after it");
-  }
-  if (choice->is_auto && !options.keep.empty())
-    return Error(ErrorCode::kUsage,
-                 "build: --retain auto chooses positions itself: --bits or --size instead of --keep");
-  if (options.keep.empty()) {
-    if (options.bits > 0 || options.size || choice->keeps_all()) return choice;
-    return Error(ErrorCode::kUsage,
-                 "build: --retain needs --keep, or --bits or --size for positions and bits together");
-  }
-  if (!runtime::parse_keep(options.keep, *choice))
-    return Error(ErrorCode::kUsage, "build: --keep: '" + options.keep + "' is neither tokens (512) nor a share (25%)");
   return choice;
 }
 
@@ -150,8 +79,8 @@ int run_build(const Options& options, Report& report) {
   }
   const auto choice = codec_choice(options);
   if (!choice) return report.error({}, choice.error());
-  const auto retention = retention_choice(options);
-  if (!retention) return report.error({}, retention.error());
+  const auto retain = read_retain_option(options);
+  if (!retain) return report.error({}, retain.error());
   std::vector<Document> documents;
   for (const std::string& path : options.operands) {
     auto document = read_document(path);
@@ -164,12 +93,13 @@ int run_build(const Options& options, Report& report) {
   if (!path) return report.error({}, path.error());
   const auto model = runtime::open_model(*path, runtime::DigestPolicy::kFull);
   if (!model) return report.error(path->string(), model.error());
+  if (const auto status = check_plan_fits(*retain, *model); !status) return report.error({}, status.error());
   const auto chat =
       runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
   runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
-  request.retention = *retention;
+  request.retention = retain->choice;
   request.accept_loss = options.accept_loss;
   request.probe = !options.no_probe;
   auto prompt = runtime::make_prompt(request);

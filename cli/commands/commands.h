@@ -16,6 +16,7 @@ int run_verify(const Options& options, Report& report);
 int run_stats(const Options& options, Report& report);
 int run_export(const Options& options, Report& report);
 int run_bench(const Options& options, Report& report);
+int run_calibrate(const Options& options, Report& report);
 int run_completion(const Options& options, Report& report);
 int run_help(const Options& options, Report& report);
 int run_version(const Options& options, Report& report);

@@ -13,15 +13,16 @@ struct Entry {
   int (*run)(const Options&, Report&);
 };
 
-constexpr std::array<Entry, 9> kEntries = {{{"build", run_build},
-                                            {"ask", run_ask},
-                                            {"inspect", run_inspect},
-                                            {"verify", run_verify},
-                                            {"stats", run_stats},
-                                            {"export", run_export},
-                                            {"bench", run_bench},
-                                            {"completion", run_completion},
-                                            {"help", run_help}}};
+constexpr std::array<Entry, 10> kEntries = {{{"build", run_build},
+                                             {"ask", run_ask},
+                                             {"inspect", run_inspect},
+                                             {"verify", run_verify},
+                                             {"stats", run_stats},
+                                             {"export", run_export},
+                                             {"bench", run_bench},
+                                             {"calibrate", run_calibrate},
+                                             {"completion", run_completion},
+                                             {"help", run_help}}};
 
 }  // namespace
 
