@@ -1,4 +1,4 @@
-"""calibrate: the same plan again, interrupted or not; what is there is not overwritten; build keeps what the plan says."""
+"""calibrate: the same plan again, interrupted or not; nothing there is overwritten; build keeps what the plan says."""
 
 import json
 import signal

@@ -22,7 +22,7 @@ using format::ErrorCode;
 constexpr const char* kExamples = R"(Examples:
   fidelity k5v4 k4v4 k8v3
   fidelity --windows 16 --json k5v4 > k5v4.json
-  fidelity auto/snapkv:25% auto/snapkv+ada:25% auto/random:25%
+  fidelity auto/snapkv:25% auto/snapkv+ada:25% auto/random:25% auto/plan.json:25%
   fidelity --pools f16.pkv k5v4.pkv --tokens next.json
   fidelity --ranks
 

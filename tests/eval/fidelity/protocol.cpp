@@ -5,12 +5,14 @@
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <ranges>
 
 #include "cli/commands/pool_memory.h"
 #include "cli/runtime/bit_allocation.h"
 #include "cli/runtime/codec_choice.h"
 #include "cli/runtime/retention/joint_plan.h"
 #include "cli/runtime/retention/kvzip.h"
+#include "cli/runtime/retention/layer_plan.h"
 #include "format/file.h"
 #include "format/reader.h"
 
@@ -62,7 +64,24 @@ bool is_joint(std::string_view codec) { return codec.starts_with(kJointPrefix); 
 bool is_plan(std::string_view codec) { return codec == kPlan || codec.starts_with(kPlanPrefix) || is_joint(codec); }
 
 // Budgets and modifiers apart: what is scored once.
-std::string key_of(const runtime::RetentionChoice& choice) { return choice.is_auto ? "auto" : choice.policy->name; }
+std::string key_of(const runtime::RetentionChoice& choice) {
+  return choice.is_auto ? "auto" : choice.by_layer ? choice.by_layer->name : choice.policy->name;
+}
+
+// A policy, or a plan by layer: PLAN.json, PLAN.json+uniform. Empty: neither.
+format::Result<std::optional<runtime::RetentionChoice>> retention_of(std::string_view name) {
+  constexpr std::string_view kUniform = "+uniform";
+  const bool uniform = name.ends_with(kUniform);
+  const std::string path(name.substr(0, name.size() - (uniform ? kUniform.size() : 0)));
+  if (!path.ends_with(".json")) return runtime::parse_retention(name);
+  const auto bytes = format::read_file(path);
+  if (!bytes) return Error(bytes.error().code, path + ": " + bytes.error().message);
+  const auto plan = runtime::parse_layer_plan(*bytes);
+  if (!plan) return Error(plan.error().code, path + ": " + plan.error().message);
+  runtime::RetentionChoice choice;
+  choice.by_layer = runtime::layer_policies(*plan, uniform);
+  return std::optional(std::move(choice));
+}
 
 // The share of all passages' targets that are ranked first.
 format::Result<double> hits_of(const Protocol& protocol, const Window& window, const QuantizedPool& pool) {
@@ -86,11 +105,13 @@ format::Result<double> hits_of(const Protocol& protocol, const Window& window, c
 // Keys and values with what the policy merges into the kept positions; empty if it merges nothing.
 std::optional<tests::Collected> merged_kv(const ScoredText& text, const runtime::Retention& retention,
                                           const runtime::KeptPositions& kept) {
-  if (!retention.merges(0)) return std::nullopt;  // one policy for all layers
-  tests::Collected kv = text.kv();
   const format::KvShape& shape = text.shape();
+  const auto layers = std::views::iota(0u, shape.num_layers);
+  const auto merges = [&](std::uint32_t layer) { return retention.merges(layer); };
+  if (std::ranges::none_of(layers, merges)) return std::nullopt;
+  tests::Collected kv = text.kv();
   const std::size_t size = std::size_t{shape.num_tokens} * shape.head_dim;
-  for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
+  for (const std::uint32_t layer : layers | std::views::filter(merges))
     for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head)
       retention.merge(layer, head, kept[layer * shape.num_kv_heads + head],
                       std::span(kv.keys[layer]).subspan(head * size, size),
@@ -152,7 +173,7 @@ Status measure_window(const Protocol& protocol, std::size_t index, std::vector<M
   for (const Measured& measured : all) {
     POLYKV_TRY(const Name name, parse_name(measured.name));
     wanted.sensitivities |= is_plan(name.codec);
-    if (!name.retention.keeps_all()) wanted.policies.insert(key_of(name.retention));
+    if (!name.retention.keeps_all()) wanted.policies.emplace(key_of(name.retention), name.retention);
     if (is_joint(name.codec)) wanted.joint.insert(key_of(name.retention));
   }
   POLYKV_TRY(const Window window, open_window(protocol, index, wanted));
@@ -239,8 +260,8 @@ format::Result<Name> parse_name(std::string_view name) {
   const std::size_t slash = name.starts_with('@') ? std::string_view::npos : name.find('/');
   if (slash == std::string_view::npos) return Name{name, {}};
   const std::string_view rest = name.substr(slash + 1);
-  const std::size_t colon = rest.find(':');
-  auto retention = runtime::parse_retention(rest.substr(0, colon));
+  const std::size_t colon = rest.rfind(':');
+  POLYKV_TRY(auto retention, retention_of(rest.substr(0, colon)));
   if (retention && is_joint(name)) return Name{name.substr(0, slash), *retention};
   if (!retention || colon == std::string_view::npos || !runtime::parse_keep(rest.substr(colon + 1), *retention))
     return Error(ErrorCode::kUsage, "no such policy and budget: CODEC/POLICY:KEEP, such as auto/snapkv+ada:25%");
@@ -313,8 +334,8 @@ format::Result<Window> open_window(const Protocol& protocol, std::size_t index, 
   say("prefill");
   std::map<std::string, runtime::RetentionChoice> choices;
   std::map<std::string, std::unique_ptr<runtime::Retention>> retentions;
-  for (const std::string& policy : wanted.policies) {
-    choices[policy] = *runtime::parse_retention(policy);
+  for (const auto& [policy, choice] : wanted.policies) {
+    choices[policy] = choice;
     retentions[policy] = std::make_unique<runtime::Retention>(choices[policy], model, *protocol.workers);
   }
   const auto score_layer = [&](const runtime::LayerKv& layer) {

@@ -55,8 +55,8 @@ format::Result<std::vector<std::size_t>> window_offsets(std::size_t num_tokens, 
 // The text as the model's tokenizer takes it, without template; BOS before it if the model asks for that.
 std::vector<std::uint32_t> tokens_of(const runtime::Model& model, std::string_view text);
 
-// CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25% or k5v4/h2o:256; joint:BITS/POLICY, positions and bits
-// together, by one policy or by auto.
+// CODEC, or CODEC/POLICY:KEEP, such as auto/snapkv+ada:25%, k5v4/h2o:256 or auto/plan.json+uniform:256;
+// joint:BITS/POLICY, positions and bits together, by one policy or by auto.
 struct Name {
   std::string_view codec;
   runtime::RetentionChoice retention;  // keeps all without a policy
@@ -107,7 +107,8 @@ struct Window {
 // What a window is prepared for.
 struct Wanted {
   bool sensitivities = false;
-  std::set<std::string> policies = {}, joint = {};
+  std::map<std::string, runtime::RetentionChoice> policies = {};
+  std::set<std::string> joint = {};
 };
 // Errors say which window they are about.
 format::Result<Window> open_window(const Protocol& protocol, std::size_t index, const Wanted& wanted);
