@@ -2,6 +2,7 @@
 
   answers.py k5v4 k4v3 --documents 4 --questions 12
   answers.py k5v4 --documents 0 --needles 20 --needle-lines 10
+  answers.py auto/snapkv:25% auto:2.1 --documents 4 --questions 12
   answers.py k5v4 --documents 23 --results answers.jsonl      # goes on where it was stopped
 
 FairytaleQA: stories with questions and two annotators' answers. F1 of tokens (case, punctuation and articles left out),

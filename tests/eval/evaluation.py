@@ -72,11 +72,17 @@ class Pools:
         self.temporary.cleanup()
 
     def build(self, codec):
-        """What `build --json` prints; None if the document is too long for the model. auto:BITS as in `fidelity`."""
-        name, _, bits = codec.partition(":")
+        """What `build --json` prints; None if the document is too long for the model.
+
+        auto:BITS and CODEC/POLICY:KEEP as in `fidelity`; what that loses is what is measured, so it is accepted.
+        """
+        name, _, retain = codec.partition("/")
+        name, _, bits = name.partition(":")
+        policy, _, keep = retain.partition(":")
         done = run(
             self.polykv, "build", self.folder / "document.txt", "-o", self.pool(codec), "--codec", name,
-            *(["--bits", bits] if bits else []), "--template", self.template, "--json", *self.options, allowed=(0, 1),
+            *(["--bits", bits] if bits else []), *(["--retain", policy, "--keep", keep] if retain else []),
+            "--accept-loss", "--template", self.template, "--json", *self.options, allowed=(0, 1),
         )  # fmt: skip
         if done.returncode == 0:
             return json.loads(done.stdout)
@@ -85,7 +91,7 @@ class Pools:
         fail(f"build: {done.stderr.strip()[-500:]}")
 
     def pool(self, codec):
-        return self.folder / f"{codec.replace(':', '-')}.pkv"
+        return self.folder / f"{codec.replace(':', '-').replace('/', '-')}.pkv"
 
     def ask(self, codec, questions, tokens, *more):
         """The answers, in order."""

@@ -3,10 +3,10 @@
   later_questions.py --keep 10% > later.txt
   later_questions.py --keep 25% --policies snapkv kvzip --first 12
 
-The text is the lighthouse of fixtures/text with one of its questions at the end, as policies that go by the last
-tokens' attention expect it. Each policy makes a pool of it; the pool is asked that question and the eleven others. An
-answer is right if it has the words that questions.tsv gives. `float16` keeps everything, `joint` gets the bytes of the
-first policy's pool. Prints a Markdown table; errors are binomial over questions.
+The text is the lighthouse of fixtures/text, which at its end mentions one of its questions, as policies that go by the
+last tokens' attention expect it. Each policy makes a pool of it; the pool is asked that question and the eleven
+others. An answer is right if it has the words that questions.tsv gives. `float16` keeps everything, `joint` gets the
+bytes of the first policy's pool. Prints a Markdown table; errors are binomial over questions.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import tempfile
 from evaluation import ROOT, add_programs, progress, run
 
 TEXT = ROOT / "fixtures/text"
+MENTION = "(One of the questions that this text answers is:"
 
 
 def options():
@@ -53,7 +54,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         document, pool = pathlib.Path(folder, "text.txt"), pathlib.Path(folder, "pool.pkv")
         for first, question, _ in questions[: arguments.first]:
-            document.write_text(f"{text}\n\n{question}\n", encoding="utf-8")
+            document.write_text(f"{text}\n\n{MENTION} {question})\n", encoding="utf-8")
             size = None
             for name in names:
                 progress(f"{first}: {name}")

@@ -2,6 +2,7 @@
 
   retention.py --windows 8 > retention.json
   retention.py --budgets 256 512 --policies h2o snapkv --joint h2o --windows 4
+  retention.py --plan plan.json --windows 4 --budgets 256    polykv calibrate's plan, and what else its numbers give
   retention.py --table retention.json
   retention.py --table retention.json --policies h2o snapkv    the gap above the best of these alone
 
@@ -10,6 +11,10 @@ the model repeats. A single policy keeps BUDGET positions a head in the default 
 the largest single policy of that budget, position sets and all. Gap recovered, as the paper has it (arXiv 2606.15157):
 (plan - best single) / (full - best single), full being all positions in the default codec; for the divergence with the
 signs turned. Errors are a jackknife's over windows, with the best single policy chosen anew each time.
+
+With --plan the layers are routed among the policies that the paper has, and among all that were calibrated, by each
+preference; sensitivities share the budget out among layers, `+uniform` gives all the same. The plan must not have been
+calibrated on the windows' text.
 """
 
 import argparse
@@ -17,11 +22,13 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 
 from evaluation import add_programs, fail, progress, run
 
 SINGLES = """kvzip streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam
 expected-attention compactor keydiff lagkv observed knorm random""".split()
+PAPER = "streamingllm h2o tova snapkv pyramidkv cake d2o scissorhands cam".split()
 BUDGETS = [128, 256, 512, 768, 1024]
 FULL = "auto"
 
@@ -31,6 +38,7 @@ def options():
     parser.add_argument("--budgets", nargs="+", default=[str(b) for b in BUDGETS], help="positions of 1,536, or shares")
     parser.add_argument("--policies", nargs="+", default=SINGLES)
     parser.add_argument("--joint", nargs="+", default=["auto"], help="policies whose scores joint plans go by")
+    parser.add_argument("--plan", type=pathlib.Path, help="by polykv calibrate, its sensitivity entropy")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prefill", default="bf16", choices=["f32", "bf16"])
     parser.add_argument("--table", type=pathlib.Path, help="print the table of an earlier run's JSON, and run nothing")
@@ -43,6 +51,37 @@ def measure(arguments, names):
     command = [arguments.fidelity, "--json", "--recall", "--windows", arguments.windows, "--prefill", arguments.prefill]
     report = json.loads(run(*command, *model, *names).stdout)
     return {row["codec"]: row for row in report["codecs"]}
+
+
+def layer_plans(path, folder):
+    """The plan's own numbers read in every way, as files in `folder`: their paths by what they are."""
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    layers = plan["phases"]["prefill"]["layers"]
+    entropy = [layer["sensitivity"] for layer in layers]
+    paths = {}
+    for among, names in (("paper", PAPER), ("all", list(layers[0]["cosine"]))):
+        for preference, sign in (("cosine", 1), ("perplexity", -1)):
+            for sensitivity in ("entropy", "perplexity"):
+                for layer, of_attention in zip(layers, entropy, strict=True):
+                    values = layer[preference]
+                    layer["policy"] = max(names, key=lambda name, of=values: sign * of[name])
+                    largest = max(0, *layer["perplexity"].values())
+                    layer["sensitivity"] = of_attention if sensitivity == "entropy" else largest
+                plan["calibration"] |= {"preference": preference, "sensitivity": sensitivity}
+                file = folder / f"{among}-{preference}-{sensitivity}.json"
+                file.write_text(json.dumps(plan), encoding="utf-8")
+                paths[f"{preference} among {among}, {sensitivity}"] = f"{file}"
+                paths[f"{preference} among {among}, uniform"] = f"{file}+uniform"
+    return paths
+
+
+def measure_plans(arguments, paths, names_of_budgets):
+    """Rows by what the plans are, at each budget; their names are added to `names_of_budgets`."""
+    named = {f"{FULL}/{path}:{b}": f"{what}:{b}" for what, path in paths.items() for b in names_of_budgets}
+    rows = {named[name]: row | {"codec": named[name]} for name, row in measure(arguments, list(named)).items()}
+    for budget, names in names_of_budgets.items():
+        names.extend(name for name in rows if name.endswith(f":{budget}"))
+    return rows
 
 
 def values(row, name):
@@ -104,7 +143,7 @@ def print_table(report, policies):
         singles = [rows[name] for name in report["singles"][budget] if name in names]
         for row in singles:
             line(budget, row)
-        for name in report["joint"][budget]:
+        for name in report["plans"][budget] + report["joint"][budget]:
             gaps = []
             for measure_name, sign in (("kld_mean", -1), ("hits", 1)):
                 share, its_error = gap_with_error(
@@ -123,6 +162,11 @@ def main():
     report["singles"] = {budget: [f"{FULL}/{p}:{budget}" for p in arguments.policies] for budget in arguments.budgets}
     progress(f"{len(arguments.policies)} policies at {len(arguments.budgets)} budgets")
     rows = measure(arguments, [FULL, *(name for names in report["singles"].values() for name in names)])
+    report["plans"] = {budget: [] for budget in arguments.budgets}
+    if arguments.plan:
+        progress("plans by layer")
+        with tempfile.TemporaryDirectory() as folder:
+            rows |= measure_plans(arguments, layer_plans(arguments.plan, pathlib.Path(folder)), report["plans"])
     report["joint"] = {}
     for budget, names in report["singles"].items():
         bits = max(rows[name]["bits_per_value"] for name in names)
