@@ -67,7 +67,10 @@ const char* tail_retain_help() {
     std::string names;
     for (const char* name : tail_policy_choices()) names += (names.empty() ? "" : ", ") + std::string(name);
     return "For long answers: an agent's own question and answer keep a part of their positions, chosen by a policy (" +
-           names + "). The pool is never touched. With --tail-keep.";
+           names +
+           "), or by a plan that polykv calibrate made (a name with a slash or ending in .json), without --tail-keep "
+           "as "
+           "much as it was calibrated with. The pool is never touched.";
   }();
   return help.c_str();
 }
@@ -273,7 +276,8 @@ CommandSpec ask_command() {
             .kind = ValueKind::kCount,
             .minimum = 1,
             .maximum = 1u << 30,
-            .help = "With --tail-retain: how many positions of its own an agent keeps, a head; looked at every 64."},
+            .help = "With --tail-retain: how many positions of its own an agent keeps, a head on average; looked at "
+                    "every 64."},
            {.name = "temp",
             .value = "T",
             .target = &Options::temperature,
@@ -523,16 +527,18 @@ CommandSpec calibrate_command() {
       .summary = "measure which positions each layer of a model can spare",
       .examples = {{"polykv calibrate a.txt b.txt -o plan.json", "a plan for the default model"},
                    {"polykv build doc.txt -o doc.pkv --retain plan.json", "build with it"},
-                   {"polykv build doc.txt -o doc.pkv --retain plan.json --keep 25%", "the same, another budget"}},
+                   {"polykv build doc.txt -o doc.pkv --retain plan.json --keep 25%", "the same, another budget"},
+                   {"polykv ask doc.pkv --tail-retain plan.json", "and for what an agent adds in a long session"}},
       .description =
-          {"Makes a plan for build --retain: for each layer of the model a retention policy, and how much of the "
-           "positions it should get. Texts are of the kind that pools will be built from, but not the documents "
-           "themselves; of each the first 2,048 tokens count, and 512 are needed. TEXT may be '-' or a pool, as for "
-           "build.",
+          {"Makes a plan for build --retain and ask --tail-retain: for each layer of the model a retention policy, and "
+           "how much of the positions it should get. Texts are of the kind that pools will be built from, but not the "
+           "documents themselves; of each the first 2,048 tokens count, and 384 are needed. TEXT may be '-' or a pool, "
+           "as for build.",
            "The method is Algorithm 1 of \"Heterogeneous Retention and Allocation for KV Cache Compression\" (arXiv "
-           "2606.15157), for the prefill. The first seven eighths of a text are read; then, for every layer and every "
-           "policy, that layer alone keeps --keep positions a head by that policy, and the rest of the text shows what "
-           "that does to the layer's output and to the perplexity. Nothing is quantized.",
+           "2606.15157). The first seven eighths of a text are read; then, for every layer and every policy, that "
+           "layer alone keeps --keep positions a head of them by that policy (the prefill: what a pool keeps), or "
+           "--tail-keep of what comes after (the decode: what an agent's own tail keeps). The rest of the text, and "
+           "passages of it that are quoted, show what that does. Nothing is quantized.",
            "It runs the model over the rest of a text once for each policy and layer, so it takes minutes a text. What "
            "is finished of it is kept beside the plan, in PLAN.part, and the same command goes on from there if it was "
            "interrupted; PLAN.part goes when the plan is written. The plan is readable JSON (schema "
@@ -556,15 +562,24 @@ CommandSpec calibrate_command() {
             .maximum = 1u << 20,
             .help = "Positions a head of the layer in question keeps, the first four among them; no more than half of "
                     "what is read of a text."},
+           {.name = "tail-keep",
+            .value = "N",
+            .target = &Options::tail_keep,
+            .kind = ValueKind::kCount,
+            .fallback = "64",
+            .minimum = 36,
+            .maximum = 1u << 20,
+            .help = "The same of the rest of the text, for what an agent's own tail keeps."},
            {.name = "preference",
             .value = "SIGNAL",
             .target = &Options::preference,
             .kind = ValueKind::kChoice,
             .fallback = "cosine",
-            .choices = {"cosine", "perplexity"},
+            .choices = {"cosine", "perplexity", "kld", "recall"},
             .help =
-                "What a layer's policy is chosen by: cosine, of the layer's output with that of everything kept; or "
-                "perplexity, of the rest of the text."},
+                "What a layer's policy is chosen by: cosine, of the layer's output with that of everything kept; "
+                "perplexity, of the rest of the text; or, besides the published two, kld, the divergence of the next "
+                "token there; or recall, how much of passages that are quoted after it is repeated."},
            {.name = "sensitivity",
             .value = "SIGNAL",
             .target = &Options::sensitivity,

@@ -1,6 +1,7 @@
 #include "core/tail.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/float16.h"
 #include "format/page_layout.h"
@@ -17,7 +18,8 @@ Tail::Tail(std::uint32_t num_layers, std::uint32_t num_kv_heads, std::uint32_t h
       num_kv_heads_(num_kv_heads),
       head_dim_(head_dim),
       capacity_(capacity),
-      padded_dim_(format::padded_value_dim(head_dim)) {}
+      padded_dim_(format::padded_value_dim(head_dim)),
+      num_tokens_(num_layers, 0) {}
 
 Tail::Block Tail::new_block() const {
   const std::size_t num_values = head_offset(num_layers_, 0);
@@ -39,12 +41,19 @@ const std::uint16_t* Tail::value_block(std::uint32_t layer, std::uint32_t kv_hea
   return blocks_[block].get() + head_offset(layer, kv_head) + std::size_t{kBlockTokens} * head_dim_;
 }
 
+std::uint32_t Tail::most_tokens() const { return *std::max_element(num_tokens_.begin(), num_tokens_.end()); }
+
+void Tail::reserve(std::uint32_t num_positions) {
+  const std::size_t end = std::size_t{most_tokens()} + num_positions;
+  while (blocks_.size() * kBlockTokens < end) blocks_.push_back(new_block());
+}
+
 void Tail::append(std::uint32_t layer, std::span<const float> keys, std::span<const float> values,
                   std::uint32_t num_positions) {
-  const std::size_t end = std::size_t{num_tokens_} + num_positions;
-  while (blocks_.size() * kBlockTokens < end) blocks_.push_back(new_block());
+  reserve(num_positions);
+  const std::size_t begin = num_tokens_[layer];
   for (std::size_t i = 0; i < num_positions; ++i) {
-    const std::size_t position = num_tokens_ + i, slot = position % kBlockTokens;
+    const std::size_t position = begin + i, slot = position % kBlockTokens;
     for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
       std::uint16_t* key_tiles = blocks_[position / kBlockTokens].get() + head_offset(layer, kv_head);
       std::uint16_t* key = key_tiles + slot / kTile * head_dim_ * kTile + slot % kTile;  // a column of its tile
@@ -58,19 +67,21 @@ void Tail::append(std::uint32_t layer, std::span<const float> keys, std::span<co
   }
 }
 
-void Tail::commit(std::uint32_t num_positions) { num_tokens_ += num_positions; }
-
-void Tail::keep(std::span<const std::uint32_t> slots, std::uint32_t count) {
-  for (std::uint32_t layer = 0; layer < num_layers_; ++layer) {
-    for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
-      const auto of_head = slots.subspan((std::size_t{layer} * num_kv_heads_ + kv_head) * count, count);
-      for (std::uint32_t to = 0; to < count; ++to) move_slot(layer, kv_head, of_head[to], to);  // never from below
-    }
-  }
-  num_dropped_ += num_tokens_ - count;
-  num_tokens_ = count;
-  blocks_.resize((count + kBlockTokens - 1) / kBlockTokens);
+void Tail::commit(std::uint32_t num_positions) {
+  num_seen_ += num_positions;
+  for (std::uint32_t& num_tokens : num_tokens_) num_tokens += num_positions;
 }
+
+void Tail::keep(std::uint32_t layer, std::span<const std::uint32_t> slots, std::uint32_t count) {
+  for (std::uint32_t kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
+    const auto of_head = slots.subspan(std::size_t{kv_head} * count, count);
+    for (std::uint32_t to = 0; to < count; ++to) move_slot(layer, kv_head, of_head[to], to);  // never from below
+  }
+  num_tokens_[layer] = count;
+  blocks_.resize((most_tokens() + kBlockTokens - 1) / kBlockTokens);
+}
+
+double Tail::mean_tokens() const { return std::accumulate(num_tokens_.begin(), num_tokens_.end(), 0.0) / num_layers_; }
 
 void Tail::move_slot(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t from, std::uint32_t to) {
   if (from == to) return;
@@ -88,7 +99,8 @@ void Tail::move_slot(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t f
 }
 
 void Tail::clear() {
-  num_tokens_ = num_dropped_ = 0;
+  num_seen_ = 0;
+  std::fill(num_tokens_.begin(), num_tokens_.end(), 0);
   blocks_.clear();
 }
 

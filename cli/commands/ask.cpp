@@ -8,6 +8,7 @@
 #include "cli/commands/desk.h"
 #include "cli/commands/interview.h"
 #include "cli/commands/questions.h"
+#include "cli/commands/retain_option.h"
 
 namespace polykv::cli {
 namespace {
@@ -23,29 +24,10 @@ std::uint64_t fresh_seed() {
   return seed >> 11;  // 53 bits: a number that every JSON reader keeps whole
 }
 
-// --tail-retain and --tail-keep.
-format::Result<std::optional<runtime::RetentionChoice>> tail_choice(const Options& options) {
-  using format::Error;
-  using format::ErrorCode;
-  if (options.tail_retain.empty() != (options.tail_keep == 0))
-    return Error(ErrorCode::kUsage, "ask: --tail-retain NAME and --tail-keep N go together");
-  if (options.tail_retain.empty()) return std::optional<runtime::RetentionChoice>();
-  auto choice = runtime::parse_retention(options.tail_retain);
-  if (!choice || choice->is_auto || choice->by_head || !choice->policy->tail_rows) {
-    std::string names;
-    for (const runtime::RetentionPolicy& policy : runtime::retention_policies())
-      if (policy.tail_rows) names += (names.empty() ? "" : ", ") + std::string(policy.name);
-    return Error(ErrorCode::kUsage, "ask: --tail-retain: '" + options.tail_retain +
-                                        "' is not a policy for a tail: " + names + "; with +chunk after it");
-  }
-  choice->keep_tokens = options.tail_keep;
-  return choice;
-}
-
 }  // namespace
 
 int run_ask(const Options& options, Report& report) {
-  const auto tail = tail_choice(options);
+  const auto tail = read_tail_retain_option(options);
   if (!tail) return report.error({}, tail.error());
   QuestionSource questions({options.operands.begin() + 1, options.operands.end()}, STDIN_FILENO);
   if (options.json) {
@@ -53,6 +35,7 @@ int run_ask(const Options& options, Report& report) {
   }
   auto desk = open_desk(options.operands.front(), options, report);
   if (!desk) return report.error(options.operands.front(), desk.error());
+  if (const auto status = check_plan_fits(*tail, (*desk)->model); !status) return report.error({}, status.error());
   if (questions.from_terminal()) report.notice({}, "type a question a line; Ctrl-D ends");
   const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - kProcessStart).count();
   // All questions of a run have one seed, so that an answer depends on neither its place nor on the questions before.
@@ -61,7 +44,7 @@ int run_ask(const Options& options, Report& report) {
                                        {static_cast<float>(options.temperature), options.top_k,
                                         static_cast<float>(options.top_p), static_cast<float>(options.min_p), seed},
                                        options.stop,
-                                       *tail};
+                                       tail->choice};
   return Interview(options, report, **desk, answers, load_ms).run(questions);
 }
 

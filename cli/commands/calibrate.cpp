@@ -26,6 +26,7 @@ using format::Result;
 using format::Status;
 using runtime::CalibrationTable;
 using runtime::CalibrationText;
+using runtime::Phase;
 
 constexpr std::uint32_t kPlanMode = 0644, kPartMode = 0600;  // a part holds more of a text than its name
 
@@ -43,12 +44,12 @@ Status can_write(const std::string& path) {
 std::string hex_of(const std::string& text) { return format::to_hex(format::sha256(std::as_bytes(std::span(text)))); }
 
 // Everything that a table depends on.
-std::string inputs_digest(const runtime::Model& model, std::span<const CalibrationText> texts, std::uint32_t keep,
+std::string inputs_digest(const runtime::Model& model, std::span<const CalibrationText> texts, const Options& options,
                           const runtime::PrefillRunner& runner) {
   std::string all = "polykv " POLYKV_VERSION "\n" + model.weights_digest + "\n" + model.tokenizer.digest() + "\n" +
-                    std::to_string(keep) + "\n" + runner.version() + "\n" +
-                    runtime::number_type_name(runtime::default_prefill_type()) + "\n" + core::active_kernels().name +
-                    "\n";
+                    std::to_string(options.keep_tokens) + " " + std::to_string(options.tail_keep) + "\n" +
+                    runner.version() + "\n" + runtime::number_type_name(runtime::default_prefill_type()) + "\n" +
+                    core::active_kernels().name + "\n";
   for (const CalibrationText& text : texts) {
     std::string tokens;
     for (const std::uint32_t token : text.tokens) tokens += std::to_string(token) + " ";
@@ -70,8 +71,9 @@ class Calibration {
         progress_(report),
         workers_(options.threads != 0 ? options.threads : core::default_num_threads()),
         part_path_(options.output + ".part"),
-        policies_(runtime::calibrated_policies()),
-        inputs_{inputs_digest(model, texts_, options.keep_tokens, runner), model.config().num_layers, policies_} {}
+        inputs_{inputs_digest(model, texts_, options, runner),
+                model.config().num_layers,
+                {runtime::calibrated_policies(Phase::kPrefill), runtime::calibrated_policies(Phase::kDecode)}} {}
 
   // Errors name the file that they are about.
   Result<runtime::LayerPlan> run() {
@@ -93,7 +95,9 @@ class Calibration {
     std::error_code ignored;
     std::filesystem::remove(part_path_, ignored);
   }
-  std::size_t num_runs() const { return texts_.size() * inputs_.num_layers * policies_.size(); }
+  std::size_t num_runs() const {
+    return texts_.size() * inputs_.num_layers * (inputs_.policies[0].size() + inputs_.policies[1].size());
+  }
 
  private:
   Status in_part(const Status& status) const {
@@ -119,7 +123,7 @@ class Calibration {
   Status measure_next() {
     const CalibrationText& text = texts_[tables_.size()];
     const std::string place = " " + std::to_string(tables_.size() + 1) + " of " + std::to_string(texts_.size());
-    runtime::CalibrationRequest request{&model_.file, options_.keep_tokens, options_.output};
+    runtime::CalibrationRequest request{&model_.file, options_.keep_tokens, options_.tail_keep, options_.output};
     request.on_progress = [&](std::size_t done, std::size_t total) {
       progress_.update(done, total, "runs", "text" + place);
       return !stop_requested();
@@ -154,10 +158,14 @@ class Calibration {
     plan.model_name = model_.config().name;
     plan.weights_digest = model_.weights_digest;
     for (const CalibrationTable& table : tables_) plan.texts.push_back(table.text);
-    plan.keep = options_.keep_tokens;
+    plan.keep = {options_.keep_tokens, options_.tail_keep};
     plan.preference = *runtime::find_preference(options_.preference);
     plan.sensitivity = *runtime::find_sensitivity(options_.sensitivity);
-    plan.layers = runtime::choose_layers(policies_, tables_, plan.preference, plan.sensitivity);
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+      const auto index = static_cast<std::size_t>(phase);
+      plan.phases[index] =
+          runtime::choose_layers(inputs_.policies[index], tables_, phase, plan.preference, plan.sensitivity);
+    }
     return plan;
   }
 
@@ -169,7 +177,6 @@ class Calibration {
   Progress progress_;
   core::Workers workers_;
   const std::string part_path_;
-  const std::vector<const runtime::RetentionPolicy*> policies_;
   const runtime::CalibrationInputs inputs_;
   std::vector<CalibrationTable> tables_;
 };
@@ -184,11 +191,11 @@ Result<std::vector<CalibrationText>> tokenize(const runtime::Model& model,
   return texts;
 }
 
-// The policies of the plan's layers and how many layers have each, the most frequent first.
-std::vector<std::pair<std::string, std::size_t>> policy_counts(const runtime::LayerPlan& plan) {
+// The policies of a phase and how many layers have each, the most frequent first.
+std::vector<std::pair<std::string, std::size_t>> policy_counts(const runtime::LayerPlan& plan, Phase phase) {
   std::vector<std::pair<std::string, std::size_t>> counts;
   for (const runtime::RetentionPolicy& policy : runtime::retention_policies()) {
-    const auto count = std::count_if(plan.layers.begin(), plan.layers.end(),
+    const auto count = std::count_if(plan.layers(phase).begin(), plan.layers(phase).end(),
                                      [&](const runtime::LayerPlan::Layer& layer) { return layer.policy == &policy; });
     if (count > 0) counts.emplace_back(policy.name, static_cast<std::size_t>(count));
   }
@@ -198,8 +205,14 @@ std::vector<std::pair<std::string, std::size_t>> policy_counts(const runtime::La
 
 std::string summary(const runtime::LayerPlan& plan, std::size_t num_runs, double total_ms) {
   std::string text;
-  for (const auto& [policy, count] : policy_counts(plan))
-    text += (text.empty() ? "layers by " : ", ") + policy + " " + std::to_string(count);
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+    text += text.empty() ? "layers by " : "; tails by ";
+    const char* between = "";
+    for (const auto& [policy, count] : policy_counts(plan, phase)) {
+      text += between + policy + " " + std::to_string(count);
+      between = ", ";
+    }
+  }
   char time[32];
   std::snprintf(time, sizeof time, "%.1f s", total_ms / 1000.0);
   return with_commas(num_runs) + " runs in " + time + "; " + text;
@@ -207,12 +220,13 @@ std::string summary(const runtime::LayerPlan& plan, std::size_t num_runs, double
 
 nlohmann::ordered_json to_json(const std::string& path, const runtime::LayerPlan& plan, std::size_t num_runs,
                                double total_ms) {
-  nlohmann::ordered_json policies = nlohmann::ordered_json::object();
-  for (const auto& [policy, count] : policy_counts(plan)) policies[policy] = count;
+  nlohmann::ordered_json policies;
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+    for (const auto& [policy, count] : policy_counts(plan, phase)) policies[phase_name(phase)][policy] = count;
   return {{"schema", "polykv.calibrate/1"},
           {"plan", path},
           {"texts", plan.texts.size()},
-          {"layers", plan.layers.size()},
+          {"layers", plan.layers(Phase::kPrefill).size()},
           {"runs", num_runs},
           {"policies", policies},
           {"total_ms", total_ms}};

@@ -1,4 +1,5 @@
-// What --retain and --keep ask for: a policy, `auto`, or a plan's file.
+// What --retain and --keep of build ask for, and --tail-retain and --tail-keep of ask: a policy, `auto`, or a plan's
+// file.
 #pragma once
 
 #include <optional>
@@ -19,6 +20,7 @@ struct RetainOption {
 
 // Errors: kUsage; those of reading a plan, naming its file.
 format::Result<RetainOption> read_retain_option(const Options& options);
+format::Result<RetainOption> read_tail_retain_option(const Options& options);
 
 // kMismatch, naming the plan's file, if there is a plan and it is for another model.
 format::Status check_plan_fits(const RetainOption& retain, const runtime::Model& model);

@@ -1,6 +1,7 @@
 #include "cli/runtime/agent.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace polykv::runtime {
 namespace {
@@ -75,7 +76,7 @@ std::size_t Agent::most_rows() const {
 void Agent::trim(core::Workers& workers) {
   if (finished_ || !tail_retention_) return;
   tail_retention_->apply(tail_, workers);
-  answer_.dropped_tokens = tail_.num_dropped();
+  answer_.dropped_tokens = static_cast<std::uint32_t>(std::lround(tail_.num_seen() - tail_.mean_tokens()));
 }
 
 void Agent::accept(TokenId token) {

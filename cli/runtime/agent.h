@@ -37,7 +37,7 @@ struct Answer {
   std::uint32_t cached_tokens = 0;  // positions taken from the pool instead of being prefilled
   std::uint32_t prompt_tokens = 0;  // tokens of the question, prefilled now
   std::uint32_t generated_tokens = 0;
-  std::uint32_t dropped_tokens = 0;  // of the tail, by each head
+  std::uint32_t dropped_tokens = 0;  // of the tail, by a head on average
   double ttft_ms = 0.0;              // question taken to first token
   double decode_tok_s = 0.0;         // tokens after the first
   double total_ms = 0.0;

@@ -356,7 +356,7 @@ format::Result<Sensitivities> measure_sensitivity(const ModelFile& model, const 
       return format::Error(format::ErrorCode::kInterrupted, "interrupted");
     const AgentStep step{&tail, rows.subspan(at, std::min(kMaxStepRows, rows.size() - at)), {&visible, 1}, 0, nullptr};
     POLYKV_CHECK_STATUS(runner.step({&step, 1}));
-    num_before = tail.num_tokens();
+    num_before = tail.num_seen();
   }
   return measurement.mean_over(std::max<std::size_t>(1, rows.size()));
 }

@@ -17,12 +17,12 @@ using core::WeightMatrix;
 // With fewer rows, handing them out costs more than the work between two matrices.
 constexpr std::size_t kSoloRows = 4;
 
-// One row of a step: which agent, and how many positions of the agent's tail it sees, itself included.
+// One row of a step.
 struct Row {
   const AgentStep* agent;
   std::uint32_t token;
   std::uint32_t position;
-  std::uint32_t tail_visible;
+  std::uint32_t number;  // of the agent's rows in this step
 };
 
 // Interleaved pairs (2i, 2i + 1) to half-split order (ModelConfig::interleaved_qk).
@@ -57,7 +57,6 @@ struct StepRunner::State {
   // Working memory, [rows][...].
   std::vector<Row> rows;
   std::vector<std::size_t> first_rows;  // of each agent
-  std::uint32_t first_layer = 0;        // of the step
   std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin;
   std::vector<core::AttendRow> attend_rows;
   Activations activations;
@@ -111,13 +110,13 @@ struct StepRunner::State {
 void StepRunner::State::start(std::span<const AgentStep> agents, const StepPart& part) {
   rows.clear();
   first_rows.clear();
-  first_layer = part.first_layer;
   for (const AgentStep& agent : agents) {
     first_rows.push_back(rows.size());
+    agent.tail->reserve(static_cast<std::uint32_t>(agent.tokens.size()));  // that allocates; tasks must not throw
     const std::uint32_t begin = agent.visible.empty() ? chain_end : agent.visible.back().end;
     for (std::size_t i = 0; i < agent.tokens.size(); ++i) {
-      const std::uint32_t before = agent.tail->num_tokens() + static_cast<std::uint32_t>(i);
-      rows.push_back({&agent, agent.tokens[i], begin + agent.tail->num_dropped() + before, before + 1});
+      const auto number = static_cast<std::uint32_t>(i);
+      rows.push_back({&agent, agent.tokens[i], begin + agent.tail->num_seen() + number, number});
     }
   }
   const std::size_t half = config.head_dim / 2;
@@ -184,8 +183,7 @@ void StepRunner::State::append_to_tails(std::uint32_t layer, std::span<const Age
     agent.tail->append(layer, {&key[first], size}, {&value[first], size},
                        static_cast<std::uint32_t>(agent.tokens.size()));
   };
-  // In its first layer a step makes tails grow; that allocates, and tasks must not throw.
-  if (layer == first_layer || agents.size() < kSoloRows) {
+  if (agents.size() < kSoloRows) {
     for (std::size_t i = 0; i < agents.size(); ++i) append(i);
   } else {
     workers.run(agents.size(), [&append](std::size_t i, std::size_t) { append(i); });
@@ -201,7 +199,7 @@ format::Status StepRunner::State::attention(std::uint32_t layer, std::span<const
   attend_rows.clear();
   for (std::size_t r = 0; r < num_rows(); ++r) {
     attend_rows.push_back({&query[r * row_size], &mixed[r * row_size], rows[r].agent->visible, rows[r].agent->tail,
-                           rows[r].tail_visible});
+                           rows[r].agent->tail->num_tokens(layer) + rows[r].number + 1});
   }
   POLYKV_CHECK_STATUS(core::attend(chain, layer, config.num_q_heads, config.num_kv_heads, config.head_dim, attend_rows,
                                    workers, attend_scratch));

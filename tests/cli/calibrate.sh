@@ -35,6 +35,13 @@ t build a.txt -o a.pkv -m "$model" --retain plan.json 2>&1 | sed "s/$digest/DIGE
 plan "$digest" snapkv "" > plan.json
 t build a.txt -o a.pkv -m "$model" --retain plan.json
 t build a.txt -o a.pkv -m "$model" --retain plan.json+uniform --keep some
+t ask a.pkv 'Who?' -m "$model" --tail-retain plan.json
+t ask a.pkv 'Who?' -m "$model" --tail-retain plan.jso --tail-keep 64
+t ask a.pkv 'Who?' -m "$model" --tail-retain h2o --tail-keep 64
+t ask a.pkv 'Who?' -m "$model" --tail-retain tova
+t ask a.pkv 'Who?' -m "$model" --tail-keep 64
+t build a.txt -o a.pkv -m "$model" --retain auto
+t build a.txt -o a.pkv -m "$model" --retain auto --codec k4v4
 plan "$digest" snapkv ',' > plan.json
 t build a.txt -o a.pkv -m "$model" --retain plan.json
 plan "$digest" snapkv '' | sed 's:plan/1:plan/2:' > plan.json

@@ -20,10 +20,10 @@ with Workplace() as place:
     place.run("calibrate", *texts, "-o", "plan.json", *COMMON)
     plan = json.loads((work / "plan.json").read_text())
     expect(place.files() == sorted([*texts, "plan.json"]), f"left behind: {place.files()}")
-    layers = plan["phases"]["prefill"]["layers"]
+    layers, of_tails = (plan["phases"][phase]["layers"] for phase in ("prefill", "decode"))
     expect([text["name"] for text in plan["calibration"]["texts"]] == texts, plan["calibration"])
-    expect(all(text["tokens"] == 512 for text in plan["calibration"]["texts"]), plan["calibration"])
-    for layer in layers:
+    expect(all(text["tokens"] == 404 for text in plan["calibration"]["texts"]), plan["calibration"])
+    for layer in layers + of_tails:
         best = max(layer["cosine"], key=layer["cosine"].get)
         expect(layer["policy"] == best, f"{layer['policy']} is not the best of {layer['cosine']}")
         expect(0 < layer["sensitivity"], layer)
@@ -34,8 +34,9 @@ with Workplace() as place:
         "--json", "-t", "1",
     )  # fmt: skip
     report, other = json.loads(out), json.loads((work / "other.json").read_text())
-    expect(report["schema"] == "polykv.calibrate/1" and report["runs"] == 5 * 3 * 14, report)
-    for layer, again in zip(layers, other["phases"]["prefill"]["layers"], strict=True):
+    expect(report["schema"] == "polykv.calibrate/1" and report["runs"] == 5 * 3 * (14 + 6), report)
+    others = other["phases"]["prefill"]["layers"] + other["phases"]["decode"]["layers"]
+    for layer, again in zip(layers + of_tails, others, strict=True):
         expect(layer["cosine"] == again["cosine"] and layer["perplexity"] == again["perplexity"], again)
         best = min(again["perplexity"], key=again["perplexity"].get)
         expect(again["policy"] == best, f"{again['policy']} is not the best of {again['perplexity']}")
@@ -97,5 +98,15 @@ with Workplace() as place:
     expect(kept("a.pkv", "plan.json")["by_layer"] == budgets(3 * 64), kept)
     expect(kept("b.pkv", "plan.json", "--keep", "100")["by_layer"] == budgets(3 * 100), kept)
     expect(kept("c.pkv", "plan.json+uniform", "--keep", "100")["by_layer"] == [100, 100, 100], kept)
+    # A long answer by the plan: its tail is down to 40 a head after 128 positions, and the same in all runs.
+    (work / "short.txt").write_text(SOURCE[:200])
+    place.run("build", "short.txt", "-o", "short.pkv", "-m", MODEL, "--codec", "k8v8")
+    asked = ["ask", "short.pkv", "What is it?", "-m", MODEL, "-n", "160", "--json", "--tail-retain", "plan.json"]
+    answer, again = (json.loads(place.run(*asked, "--tail-keep", "40")[0]) for _ in range(2))
+    seen = (answer["prompt_tokens"] + answer["generated_tokens"] - 1) // 64 * 64
+    expect(seen >= 128 and answer["dropped_tokens"] == seen - 40, answer)
+    expect(answer["answer"] == again["answer"], again)
+    expect(json.loads(place.run(*asked)[0])["dropped_tokens"] == seen - 64, "not as much as it was calibrated with")
+
     out, _ = place.run("inspect", "c.pkv", "--json")
     expect('"plan ' in out and '+uniform 100 tokens"' in out, out)

@@ -30,7 +30,7 @@ inline std::vector<std::uint16_t> tail_values(const core::Tail& tail, const runt
   const std::size_t dim = config.head_dim, padded = (dim + 15) / 16 * 16;
   std::vector<std::uint16_t> out;
   for (std::uint32_t head = 0; head < config.num_kv_heads; ++head) {
-    for (std::uint32_t t = 0; t < tail.num_tokens(); ++t) {
+    for (std::uint32_t t = 0; t < tail.num_tokens(layer); ++t) {
       const std::uint32_t block = t / 64, slot = t % 64;
       for (std::size_t d = 0; d < dim; ++d) {
         out.push_back(keys ? tail.key_block(layer, head, block)[(slot / 16 * dim + d) * 16 + slot % 16]
@@ -50,7 +50,7 @@ inline Collected collect_steps(const runtime::ModelFile& model, std::span<const 
   core::Tail tail = steps.make_tail(static_cast<std::uint32_t>(tokens.size()));
   steps.observe([&](const runtime::StepLayer& layer) {
     for (std::size_t i = 0; i < layer.query.size(); ++i) {
-      const std::size_t row = tail.num_tokens() + i / (q_heads * dim), head = i / dim % q_heads;
+      const std::size_t row = tail.num_seen() + i / (q_heads * dim), head = i / dim % q_heads;
       collected.queries[layer.layer][(head * tokens.size() + row) * dim + i % dim] =
           core::float_to_float16(layer.query[i]);
     }

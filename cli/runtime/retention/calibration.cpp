@@ -6,15 +6,18 @@
 namespace polykv::runtime {
 namespace {
 
+using Signals = CalibrationTable::Signals;
+
 // The mean over all rows of all texts.
 template <typename Value>
-double mean_over_rows(std::span<const CalibrationTable> tables, const Value& value) {
-  double sum = 0.0, rows = 0.0;
+double mean_over_rows(std::span<const CalibrationTable> tables, std::uint32_t CalibrationTable::*rows,
+                      const Value& value) {
+  double sum = 0.0, weight = 0.0;
   for (const CalibrationTable& table : tables) {
-    sum += value(table) * table.rows;
-    rows += table.rows;
+    sum += value(table) * table.*rows;
+    weight += table.*rows;
   }
-  return sum / rows;
+  return sum / weight;
 }
 
 double largest_loss(std::span<const LayerPlan::PolicyValue> perplexity) {
@@ -23,23 +26,35 @@ double largest_loss(std::span<const LayerPlan::PolicyValue> perplexity) {
   return largest;
 }
 
+// Less is better.
+std::pair<double, double> harm(const LayerPlan::Layer& layer, std::size_t policy, Preference preference) {
+  switch (preference) {
+    case Preference::kCosine:
+      return {-layer.cosine[policy].value, 0.0};
+    case Preference::kPerplexity:
+      return {layer.perplexity[policy].value, 0.0};
+    case Preference::kKld:
+      return {layer.kld[policy].value, 0.0};
+    case Preference::kRecall:  // of which there are few values
+      return {-layer.recall[policy].value, layer.kld[policy].value};
+  }
+  return {};
+}
+
 // The first of the best: the policies are in the table's order.
 std::size_t preferred(const LayerPlan::Layer& layer, Preference preference) {
   std::size_t best = 0;
-  for (std::size_t i = 1; i < layer.cosine.size(); ++i) {
-    const bool better = preference == Preference::kCosine ? layer.cosine[i].value > layer.cosine[best].value
-                                                          : layer.perplexity[i].value < layer.perplexity[best].value;
-    if (better) best = i;
-  }
+  for (std::size_t i = 1; i < layer.cosine.size(); ++i)
+    if (harm(layer, i, preference) < harm(layer, best, preference)) best = i;
   return best;
 }
 
 }  // namespace
 
-std::vector<const RetentionPolicy*> calibrated_policies() {
+std::vector<const RetentionPolicy*> calibrated_policies(Phase phase) {
   std::vector<const RetentionPolicy*> policies;
   for (const RetentionPolicy& policy : retention_policies())
-    if (policy.kind != PolicyKind::kControl && chooses_in_layer(policy)) policies.push_back(&policy);
+    if (policy.kind != PolicyKind::kControl && chooses_in_layer(policy, phase)) policies.push_back(&policy);
   return policies;
 }
 
@@ -56,18 +71,24 @@ double attention_entropy(std::span<const std::vector<double>* const> attention) 
 }
 
 std::vector<LayerPlan::Layer> choose_layers(std::span<const RetentionPolicy* const> policies,
-                                            std::span<const CalibrationTable> tables, Preference preference,
-                                            SensitivitySignal sensitivity) {
-  const double full = std::exp(mean_over_rows(tables, [](const CalibrationTable& table) { return table.loss; }));
+                                            std::span<const CalibrationTable> tables, Phase phase,
+                                            Preference preference, SensitivitySignal sensitivity) {
+  constexpr auto kRows = &CalibrationTable::rows, kPassageRows = &CalibrationTable::passage_rows;
+  const double full = std::exp(mean_over_rows(tables, kRows, [](const CalibrationTable& table) { return table.loss; }));
   std::vector<LayerPlan::Layer> layers(tables.front().layers.size());
   for (std::size_t l = 0; l < layers.size(); ++l) {
     LayerPlan::Layer& layer = layers[l];
     for (std::size_t p = 0; p < policies.size(); ++p) {
-      const auto mean_of = [&](std::vector<double> CalibrationTable::Layer::*member) {
-        return mean_over_rows(tables, [&](const CalibrationTable& table) { return (table.layers[l].*member)[p]; });
+      const auto mean_of = [&](std::vector<double> Signals::*member, std::uint32_t CalibrationTable::*rows) {
+        return mean_over_rows(tables, rows, [&](const CalibrationTable& table) {
+          return (table.layers[l].phases[static_cast<std::size_t>(phase)].*member)[p];
+        });
       };
-      layer.cosine.push_back({policies[p]->name, mean_of(&CalibrationTable::Layer::cosine)});
-      layer.perplexity.push_back({policies[p]->name, std::exp(mean_of(&CalibrationTable::Layer::loss)) - full});
+      const std::string name = policies[p]->name;
+      layer.cosine.push_back({name, mean_of(&Signals::cosine, kRows)});
+      layer.perplexity.push_back({name, std::exp(mean_of(&Signals::loss, kRows)) - full});
+      layer.kld.push_back({name, mean_of(&Signals::kld, kRows)});
+      layer.recall.push_back({name, mean_of(&Signals::hits, kPassageRows)});
     }
     layer.policy = policies[preferred(layer, preference)];
     std::vector<const std::vector<double>*> attention;

@@ -11,22 +11,44 @@ using format::Result;
 using nlohmann::ordered_json;
 
 constexpr const char* kSchema = "polykv.calibration-part/1";
+constexpr std::pair<const char*, std::vector<double> CalibrationTable::Signals::*> kSignals[] = {
+    {"cosine", &CalibrationTable::Signals::cosine},
+    {"loss", &CalibrationTable::Signals::loss},
+    {"kld", &CalibrationTable::Signals::kld},
+    {"hits", &CalibrationTable::Signals::hits}};
 constexpr double kLargest = 1e6;  // a cosine is at most 1, and no model is as unsure as e^kLargest
 
-ordered_json by_policy(const CalibrationInputs& inputs, std::span<const double> values) {
+using Policies = std::vector<const RetentionPolicy*>;
+
+ordered_json by_policy(const Policies& policies, std::span<const double> values) {
   ordered_json json = ordered_json::object();
-  for (std::size_t i = 0; i < values.size(); ++i) json[inputs.policies[i]->name] = values[i];
+  for (std::size_t i = 0; i < values.size(); ++i) json[policies[i]->name] = values[i];
   return json;
 }
 
-Result<std::vector<double>> read_by_policy(const CalibrationInputs& inputs, const JsonPlace& place) {
+ordered_json signals_json(const Policies& policies, const CalibrationTable::Signals& signals) {
+  ordered_json json = ordered_json::object();
+  for (const auto& [name, member] : kSignals) json[name] = by_policy(policies, signals.*member);
+  return json;
+}
+
+Result<std::vector<double>> read_by_policy(const Policies& policies, const JsonPlace& place) {
   std::vector<double> values;
-  for (const RetentionPolicy* policy : inputs.policies) {
+  for (const RetentionPolicy* policy : policies) {
     POLYKV_TRY(const JsonPlace value, place.member(policy->name));
     POLYKV_TRY(const double number, value.number(-kLargest, kLargest));
     values.push_back(number);
   }
   return values;
+}
+
+Result<CalibrationTable::Signals> read_signals(const Policies& policies, const JsonPlace& place) {
+  CalibrationTable::Signals signals;
+  for (const auto& [name, member] : kSignals) {
+    POLYKV_TRY(const JsonPlace values, place.member(name));
+    POLYKV_TRY(signals.*member, read_by_policy(policies, values));
+  }
+  return signals;
 }
 
 Result<CalibrationTable> read_table(const CalibrationInputs& inputs, const JsonPlace& place) {
@@ -41,6 +63,9 @@ Result<CalibrationTable> read_table(const CalibrationInputs& inputs, const JsonP
   POLYKV_TRY(const JsonPlace rows, place.member("rows"));
   POLYKV_TRY(const std::uint64_t num_rows, rows.whole(1, num_tokens));
   table.rows = static_cast<std::uint32_t>(num_rows);
+  POLYKV_TRY(const JsonPlace passage_rows, place.member("passage_rows"));
+  POLYKV_TRY(const std::uint64_t num_passage_rows, passage_rows.whole(1, UINT32_MAX));
+  table.passage_rows = static_cast<std::uint32_t>(num_passage_rows);
   POLYKV_TRY(const JsonPlace loss, place.member("loss"));
   POLYKV_TRY(table.loss, loss.number(-kLargest, kLargest));
   POLYKV_TRY(const JsonPlace layers, place.member("layers"));
@@ -48,10 +73,11 @@ Result<CalibrationTable> read_table(const CalibrationInputs& inputs, const JsonP
   if (num_layers != inputs.num_layers) return layers.error("are not " + std::to_string(inputs.num_layers));
   for (std::size_t i = 0; i < num_layers; ++i) {
     CalibrationTable::Layer& layer = table.layers.emplace_back();
-    POLYKV_TRY(const JsonPlace cosine, layers.item(i).member("cosine"));
-    POLYKV_TRY(layer.cosine, read_by_policy(inputs, cosine));
-    POLYKV_TRY(const JsonPlace losses, layers.item(i).member("loss"));
-    POLYKV_TRY(layer.loss, read_by_policy(inputs, losses));
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+      const auto index = static_cast<std::size_t>(phase);
+      POLYKV_TRY(const JsonPlace signals, layers.item(i).member(phase_name(phase)));
+      POLYKV_TRY(layer.phases[index], read_signals(inputs.policies[index], signals));
+    }
     POLYKV_TRY(const JsonPlace attention, layers.item(i).member("attention"));
     POLYKV_TRY(layer.attention, attention.numbers(0.0, kLargest));
   }
@@ -66,14 +92,15 @@ std::string calibration_part_text(const CalibrationInputs& inputs, std::span<con
     ordered_json layers = ordered_json::array();
     for (const CalibrationTable::Layer& layer : table.layers) {
       layers.push_back({{"layer", layers.size()},
-                        {"cosine", by_policy(inputs, layer.cosine)},
-                        {"loss", by_policy(inputs, layer.loss)},
+                        {"prefill", signals_json(inputs.policies[0], layer.phases[0])},
+                        {"decode", signals_json(inputs.policies[1], layer.phases[1])},
                         {"attention", layer.attention}});
     }
     texts.push_back({{"name", table.text.name},
                      {"bytes", table.text.bytes},
                      {"tokens", table.text.tokens},
                      {"rows", table.rows},
+                     {"passage_rows", table.passage_rows},
                      {"loss", table.loss},
                      {"layers", std::move(layers)}});
   }

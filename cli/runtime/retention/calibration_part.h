@@ -2,6 +2,7 @@
 // as JSON, schema polykv.calibration-part/1, with a digest of everything that they depend on.
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,7 +16,7 @@ namespace polykv::runtime {
 struct CalibrationInputs {
   std::string digest;  // hex, over model, texts, positions kept, runner and kernels
   std::uint32_t num_layers;
-  std::span<const RetentionPolicy* const> policies;
+  std::array<std::vector<const RetentionPolicy*>, kNumPhases> policies;
 };
 
 // Numbers as they are, to the last bit: a plan is the same whether its making was interrupted or not.

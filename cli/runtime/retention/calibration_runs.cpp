@@ -7,6 +7,7 @@
 #include "cli/runtime/kv_spool.h"
 #include "cli/runtime/retention/layer_attention.h"
 #include "cli/runtime/retention/selection.h"
+#include "cli/runtime/retention/tail_retention.h"
 #include "cli/runtime/step_runner.h"
 #include "core/codec.h"
 #include "format/page_layout.h"
@@ -20,6 +21,9 @@ using format::Result;
 using format::Status;
 
 constexpr core::CodecPair kFloat16{format::kCodecF16, format::kCodecF16};
+
+constexpr std::size_t kPassages = 4, kPassageTokens = 24, kGivenTokens = 8;
+constexpr std::uint32_t kNotScored = UINT32_MAX;
 
 // Of a text, the prefix is seven eighths.
 std::size_t prefix_tokens(std::size_t num_tokens) { return num_tokens * 7 / 8; }
@@ -95,6 +99,45 @@ std::vector<double> mean_attention(const RetentionLayer& layer) {
   return mean;
 }
 
+// What a text's runs feed after its prefix: its tail, then passages of the text, each after a quotation mark.
+struct FedRows {
+  std::vector<std::uint32_t> tokens, targets;  // of each row, and what follows it; kNotScored if that is not looked at
+  std::size_t num_tail = 0;                    // of the tail's rows, which are the first, those that are scored
+  std::size_t num_passage = 0;                 // of the passages' rows, those that are scored
+};
+
+FedRows fed_rows(const CalibrationText& text) {
+  const std::span<const std::uint32_t> all = text.tokens;
+  const std::size_t prefix = prefix_tokens(all.size()), tail = all.size() - prefix;
+  FedRows rows;
+  rows.tokens.assign(all.begin() + static_cast<std::ptrdiff_t>(prefix), all.end());
+  rows.targets.assign(rows.tokens.begin() + 1, rows.tokens.end());
+  rows.targets.push_back(kNotScored);
+  rows.num_tail = tail - 1;
+  for (const std::size_t begin : {prefix / 10, prefix / 2, prefix - prefix / 10 - kPassageTokens, prefix + tail / 10}) {
+    const auto passage = all.subspan(begin, kPassageTokens);
+    rows.tokens.insert(rows.tokens.end(), text.quotation.begin(), text.quotation.end());
+    rows.tokens.insert(rows.tokens.end(), passage.begin(), passage.end() - 1);
+    rows.targets.resize(rows.tokens.size(), kNotScored);
+    const auto scored = passage.subspan(kGivenTokens);
+    std::copy(scored.begin(), scored.end(), rows.targets.end() - static_cast<std::ptrdiff_t>(scored.size()));
+    rows.num_passage += scored.size();
+  }
+  return rows;
+}
+
+RetentionChoice choice_of_policy(const RetentionPolicy& policy, std::uint32_t keep) {
+  RetentionChoice choice;
+  choice.by_layer = LayerPolicies{"", {&policy}, {1.0}, kLayerFloor};  // not by its own rule for sharing among layers
+  choice.keep_tokens = keep;
+  return choice;
+}
+
+// What a run gives: means over the tail's rows, and the share of the passages' that are ranked first.
+struct RunScores {
+  double loss = 0.0, kld = 0.0, hits = 0.0;
+};
+
 // One text.
 class TextRuns {
  public:
@@ -103,13 +146,14 @@ class TextRuns {
         workers_(workers),
         model_(*request.model),
         config_(model_.config()),
-        policies_(calibrated_policies()),
+        policies_{calibrated_policies(Phase::kPrefill), calibrated_policies(Phase::kDecode)},
         prefix_(std::span(text.tokens).first(prefix_tokens(text.tokens.size()))),
-        fed_(std::span(text.tokens).subspan(prefix_.size(), text.tokens.size() - prefix_.size() - 1)),
-        targets_(std::span(text.tokens).subspan(prefix_.size() + 1)),
-        keep_(std::min(request.keep, static_cast<std::uint32_t>(prefix_.size() / 2))) {
+        rows_(fed_rows(text)),
+        keep_(std::min(request.keep, static_cast<std::uint32_t>(prefix_.size() / 2))),
+        num_runs_(config_.num_layers * (policies_[0].size() + policies_[1].size())) {
     table_.text = {text.name, text.bytes, static_cast<std::uint32_t>(text.tokens.size())};
-    table_.rows = static_cast<std::uint32_t>(fed_.size());
+    table_.rows = static_cast<std::uint32_t>(rows_.num_tail);
+    table_.passage_rows = static_cast<std::uint32_t>(rows_.num_passage);
     table_.layers.resize(config_.num_layers);
   }
 
@@ -121,60 +165,86 @@ class TextRuns {
       return spool.write(layer);
     }));
     POLYKV_CHECK_STATUS(spool.map());
-    // The tail's residual stream as it comes into a layer, and as it leaves it.
-    std::vector<float> before(fed_.size() * config_.hidden_size), after = before;
+    // The rows' residual stream as it comes into a layer, and as it leaves it.
+    std::vector<float> before(rows_.tokens.size() * config_.hidden_size), after = before;
+    POLYKV_TRY(const RunScores everything, score(spool.pool(), 0, after));
+    table_.loss = everything.loss;
     for (std::uint32_t layer = 0; layer < config_.num_layers; ++layer) {
       after = before;
       POLYKV_CHECK_STATUS(step(spool.pool(), layer, layer + 1, after));
-      POLYKV_CHECK_STATUS(perturb(spool, layer, before, after));
+      POLYKV_CHECK_STATUS(perturb_prefill(spool, layer, before, after));
+      POLYKV_CHECK_STATUS(perturb_decode(spool, layer, before, after));
       before.swap(after);
     }
-    POLYKV_TRY(table_.loss, loss(spool.pool(), config_.num_layers, before));
     return std::move(table_);
   }
 
  private:
+  using Stream = std::vector<float>;  // [row][hidden_size]
+
   format::KvShape shape() const {
     return {config_.num_layers, config_.num_kv_heads, config_.head_dim, static_cast<std::uint32_t>(prefix_.size())};
   }
 
   void look_at(const LayerKv& kv) {
     const RetentionLayer layer{config_, kv, workers_};
-    for (const RetentionPolicy* policy : policies_) scores_.push_back(policy->score(layer));
+    for (const RetentionPolicy* policy : policies_[0]) scores_.push_back(policy->score(layer));
     table_.layers[kv.layer].attention = mean_attention(layer);
   }
 
-  // All policies of a layer.
-  Status perturb(KvSpool& spool, std::uint32_t layer, const std::vector<float>& before,
-                 const std::vector<float>& after) {
-    for (std::size_t i = 0; i < policies_.size(); ++i) {
-      const std::size_t done = layer * policies_.size() + i;
-      if (request_.on_progress && !request_.on_progress(done, config_.num_layers * policies_.size()))
-        return Error(ErrorCode::kInterrupted, "interrupted");
-      POLYKV_TRY(const LayerPool pool, layer_pool(spool, layer, *policies_[i], scores_[done]));
-      std::vector<float> perturbed = before;
+  // All policies of a layer: of the pool it keeps less.
+  Status perturb_prefill(KvSpool& spool, std::uint32_t layer, const Stream& before, const Stream& after) {
+    for (std::size_t i = 0; i < policies_[0].size(); ++i) {
+      const RetentionScores& scores = scores_[layer * policies_[0].size() + i];
+      POLYKV_TRY(const LayerPool pool, layer_pool(spool, layer, *policies_[0][i], scores));
+      Stream perturbed = before;
       POLYKV_CHECK_STATUS(step(pool.view(), layer, layer + 1, perturbed));
-      const double similar = mean_cosine(after, perturbed, config_.hidden_size);
-      POLYKV_TRY(const double lost, loss(spool.pool(), layer + 1, perturbed));
-      if (!std::isfinite(similar) || !std::isfinite(lost)) {
-        return Error(ErrorCode::kNotFinite, "layer " + std::to_string(layer) + ", policy " + policies_[i]->name +
-                                                ": the model's numbers are not finite");
-      }
-      table_.layers[layer].cosine.push_back(similar);
-      table_.layers[layer].loss.push_back(lost);
+      POLYKV_CHECK_STATUS(record(spool, layer, Phase::kPrefill, *policies_[0][i], after, perturbed));
     }
     return {};
   }
 
-  // What one layer keeps by a policy, whose own rule for sharing among layers has no part in it.
+  // All policies of a layer: of the rows' own keys and values it keeps less.
+  Status perturb_decode(KvSpool& spool, std::uint32_t layer, const Stream& before, const Stream& after) {
+    for (const RetentionPolicy* policy : policies_[1]) {
+      RetentionChoice choice;
+      choice.policy = policy;
+      choice.keep_tokens = request_.tail_keep;
+      TailRetention retention(config_, choice);
+      Stream perturbed = before;
+      POLYKV_CHECK_STATUS(step(spool.pool(), layer, layer + 1, perturbed, &retention));
+      POLYKV_CHECK_STATUS(record(spool, layer, Phase::kDecode, *policy, after, perturbed));
+    }
+    return {};
+  }
+
+  // `perturbed`: the stream as it leaves the layer, which goes through the others as they are.
+  Status record(KvSpool& spool, std::uint32_t layer, Phase phase, const RetentionPolicy& policy, const Stream& after,
+                Stream& perturbed) {
+    if (request_.on_progress && !request_.on_progress(num_done_++, num_runs_))
+      return Error(ErrorCode::kInterrupted, "interrupted");
+    const std::size_t num_values = rows_.num_tail * config_.hidden_size;
+    const double similar =
+        mean_cosine(std::span(after).first(num_values), std::span(perturbed).first(num_values), config_.hidden_size);
+    POLYKV_TRY(const RunScores scores, score(spool.pool(), layer + 1, perturbed));
+    if (!std::isfinite(similar) || !std::isfinite(scores.loss) || !std::isfinite(scores.kld)) {
+      return Error(ErrorCode::kNotFinite, "layer " + std::to_string(layer) + ", policy " + policy.name +
+                                              ": the model's numbers are not finite");
+    }
+    CalibrationTable::Signals& signals = table_.layers[layer].phases[static_cast<std::size_t>(phase)];
+    signals.cosine.push_back(similar);
+    signals.loss.push_back(scores.loss);
+    signals.kld.push_back(scores.kld);
+    signals.hits.push_back(scores.hits);
+    return {};
+  }
+
+  // What one layer keeps by a policy.
   Result<LayerPool> layer_pool(KvSpool& spool, std::uint32_t layer, const RetentionPolicy& policy,
                                const RetentionScores& scores) {
     format::KvShape one = shape();
     one.num_layers = 1;
-    RetentionChoice choice;
-    choice.by_layer = LayerPolicies{"", {&policy}, {1.0}, kLayerFloor};
-    choice.keep_tokens = keep_;
-    const KeptPositions kept = select_positions(one, {&scores, 1}, choice);
+    const KeptPositions kept = select_positions(one, {&scores, 1}, choice_of_policy(policy, keep_));
     std::vector<std::uint16_t> keys, values;  // of the head that is merged
     return LayerPool::make(spool.pool(), layer, kept, [&](std::uint32_t, std::uint32_t head, std::size_t) {
       const HeadKv kv = spool.read(layer, head, 0);
@@ -188,40 +258,68 @@ class TextRuns {
     });
   }
 
-  // The tail's rows through some layers: `stream` [row][hidden_size] in and out. With the last layer, the losses too.
-  Status step(const core::KvPool& pool, std::uint32_t first_layer, std::uint32_t end_layer, std::span<float> stream,
-              double* loss_sum = nullptr) {
+  // The rows through some layers: `stream` in and out. `retention` lets the first of these layers drop what it does not
+  // keep of the rows. With the last layer `on_logits` gets the rows from `at` on, [count][vocab_size].
+  using OnLogits = std::function<void(std::size_t at, std::size_t count, std::span<const float> logits)>;
+  Status step(const core::KvPool& pool, std::uint32_t first_layer, std::uint32_t end_layer, Stream& stream,
+              TailRetention* retention = nullptr, const OnLogits& on_logits = {}) {
+    static_assert(TailRetention::kEvery % kMaxStepRows == 0, "no step goes across");
     StepRunner runner(model_, {&pool}, workers_);
-    core::Tail tail = runner.make_tail(static_cast<std::uint32_t>(fed_.size()));
-    for (std::size_t at = 0; at < fed_.size(); at += kMaxStepRows) {
-      const auto rows = fed_.subspan(at, std::min(kMaxStepRows, fed_.size() - at));
-      AgentStep agent{&tail, rows, runner.everything(), 0, nullptr};
-      if (loss_sum != nullptr) {
-        logits_.resize(rows.size() * config_.vocab_size);
-        agent.num_logits = rows.size();
+    core::Tail tail = runner.make_tail(static_cast<std::uint32_t>(rows_.tokens.size()));
+    if (retention != nullptr) runner.observe([&](const StepLayer& layer) { retention->add(layer.layer, layer.query); });
+    for (std::size_t at = 0; at < rows_.tokens.size(); at += kMaxStepRows) {
+      const std::size_t count = std::min(kMaxStepRows, rows_.tokens.size() - at);
+      AgentStep agent{&tail, std::span(rows_.tokens).subspan(at, count), runner.everything(), 0, nullptr};
+      if (on_logits) {
+        logits_.resize(count * config_.vocab_size);
+        agent.num_logits = count;
         agent.logits = logits_.data();
       }
       POLYKV_CHECK_STATUS(runner.step(
           {&agent, 1},
-          {first_layer, end_layer, stream.subspan(at * config_.hidden_size, rows.size() * config_.hidden_size)}));
-      if (loss_sum != nullptr) *loss_sum += losses(targets_.subspan(at, rows.size()));
+          {first_layer, end_layer, std::span(stream).subspan(at * config_.hidden_size, count * config_.hidden_size)}));
+      if (retention != nullptr) retention->apply(first_layer, tail, workers_);
+      if (on_logits) on_logits(at, count, logits_);
     }
     return {};
   }
 
-  // From a layer on with everything: the mean of -ln p of the tokens that follow.
-  Result<double> loss(const core::KvPool& pool, std::uint32_t first_layer, std::span<float> stream) {
-    double sum = 0.0;
-    POLYKV_CHECK_STATUS(step(pool, first_layer, config_.num_layers, stream, &sum));
-    return sum / static_cast<double>(fed_.size());
+  // From a layer on with everything; the first time that is from layer 0, which the others are compared with.
+  Result<RunScores> score(const core::KvPool& pool, std::uint32_t first_layer, Stream& stream) {
+    const std::size_t vocab_size = config_.vocab_size;
+    const bool is_reference = reference_.empty();
+    RunScores scores;
+    DivergenceMeter meter;
+    std::size_t num_hits = 0;
+    const auto look = [&](std::size_t at, std::size_t count, std::span<const float> logits) {
+      const std::size_t num_tail = std::min(count, rows_.num_tail - std::min(rows_.num_tail, at));
+      const auto of_tail = logits.first(num_tail * vocab_size);
+      const auto targets = std::span<const std::uint32_t>(rows_.targets).subspan(at, count);
+      scores.loss += losses(of_tail, targets.first(num_tail));
+      if (is_reference)
+        reference_.insert(reference_.end(), of_tail.begin(), of_tail.end());
+      else
+        meter.add(std::span(reference_).subspan(at * vocab_size).first(of_tail.size()), of_tail,
+                  targets.first(num_tail), workers_);
+      for (std::size_t row = num_tail; row < count; ++row) {
+        const auto one = logits.subspan(row * vocab_size, vocab_size);
+        num_hits += std::max_element(one.begin(), one.end()) - one.begin() == static_cast<std::ptrdiff_t>(targets[row]);
+      }
+    };
+    POLYKV_CHECK_STATUS(step(pool, first_layer, config_.num_layers, stream, nullptr, look));
+    for (const DivergenceMeter::Position& position : meter.positions()) scores.kld += position.kld;
+    scores.loss /= static_cast<double>(rows_.num_tail);
+    scores.kld /= static_cast<double>(rows_.num_tail);
+    scores.hits = static_cast<double>(num_hits) / static_cast<double>(rows_.num_passage);
+    return scores;
   }
 
-  // Summed in the rows' order, whoever computes them.
-  double losses(std::span<const std::uint32_t> targets) {
+  // -ln p of the targets, summed in the rows' order, whoever computes them.
+  double losses(std::span<const float> logits, std::span<const std::uint32_t> targets) {
     std::vector<double> of_rows(targets.size());
     workers_.run(targets.size(), [&](std::size_t row, std::size_t) {
-      const auto logits = std::span(logits_).subspan(row * config_.vocab_size, config_.vocab_size);
-      of_rows[row] = log_sum_exp(logits) - double{logits[targets[row]]};
+      const auto one = logits.subspan(row * config_.vocab_size, config_.vocab_size);
+      of_rows[row] = log_sum_exp(one) - double{one[targets[row]]};
     });
     double sum = 0.0;
     for (const double one : of_rows) sum += one;
@@ -232,11 +330,14 @@ class TextRuns {
   core::Workers& workers_;
   const ModelFile& model_;
   const ModelConfig& config_;
-  const std::vector<const RetentionPolicy*> policies_;
-  const std::span<const std::uint32_t> prefix_, fed_, targets_;  // each fed token is scored on the one after it
+  const std::array<std::vector<const RetentionPolicy*>, kNumPhases> policies_;
+  const std::span<const std::uint32_t> prefix_;
+  const FedRows rows_;
   const std::uint32_t keep_;
-  std::vector<RetentionScores> scores_;  // [layer][policy]
-  std::vector<float> logits_;
+  const std::size_t num_runs_;
+  std::size_t num_done_ = 0;
+  std::vector<RetentionScores> scores_;    // [layer][policy of the prefill]
+  std::vector<float> reference_, logits_;  // of the tail's rows with everything; of a step
   CalibrationTable table_;
 };
 
@@ -244,10 +345,13 @@ class TextRuns {
 
 Result<CalibrationText> calibration_text(const Model& model, const std::string& name, std::string_view text) {
   const Tokenizer& tokenizer = model.tokenizer;
-  CalibrationText result{name, text.size(), {}};
+  CalibrationText result{name, text.size(), {}, {}};
+  for (const TextToken& token : tokenizer.tokenize("\n\n\"")) result.quotation.push_back(token.id);
   if (tokenizer.adds_bos() && tokenizer.bos()) result.tokens.push_back(*tokenizer.bos());
   for (const TextToken& token : tokenizer.tokenize(tokenizer.normalize(text))) result.tokens.push_back(token.id);
-  const std::size_t most = std::min<std::size_t>(kMostCalibrationTokens, model.config().context_length);
+  const std::size_t for_passages = kPassages * (result.quotation.size() + kPassageTokens);
+  const std::size_t context = model.config().context_length;
+  const std::size_t most = std::min(kMostCalibrationTokens, context - std::min(context, for_passages));
   if (result.tokens.size() > most) result.tokens.resize(most);
   if (result.tokens.size() >= kFewestCalibrationTokens) return result;
   return Error(ErrorCode::kUnusableText, name + ": " + std::to_string(result.tokens.size()) +

@@ -18,7 +18,9 @@ using format::Status;
 using nlohmann::ordered_json;
 
 constexpr std::string_view kSchema = "polykv.retention-plan/", kVersion = "1";
-constexpr const char* kPreferences[] = {"cosine", "perplexity"};
+constexpr const char* kPhases[] = {"prefill", "decode"};
+constexpr const char* kKeeps[] = {"keep", "tail_keep"};  // of the phases
+constexpr const char* kPreferences[] = {"cosine", "perplexity", "kld", "recall"};
 constexpr const char* kSensitivities[] = {"entropy", "perplexity"};
 constexpr std::uint64_t kMostPositions = 1u << 30;
 constexpr double kLargest = 1e300;  // sums of weights stay finite
@@ -44,6 +46,20 @@ ordered_json values_json(std::span<const LayerPlan::PolicyValue> values) {
   return json;
 }
 
+ordered_json layers_json(std::span<const LayerPlan::Layer> layers) {
+  ordered_json json = ordered_json::array();
+  for (const LayerPlan::Layer& layer : layers) {
+    json.push_back({{"layer", json.size()},
+                    {"policy", layer.policy->name},
+                    {"sensitivity", rounded(layer.sensitivity)},
+                    {"cosine", values_json(layer.cosine)},
+                    {"perplexity", values_json(layer.perplexity)},
+                    {"kld", values_json(layer.kld)},
+                    {"recall", values_json(layer.recall)}});
+  }
+  return json;
+}
+
 Result<std::vector<LayerPlan::PolicyValue>> read_values(const JsonPlace& layer, const char* name) {
   std::vector<LayerPlan::PolicyValue> values;
   if (!layer.has(name)) return values;
@@ -58,7 +74,7 @@ Result<std::vector<LayerPlan::PolicyValue>> read_values(const JsonPlace& layer, 
   return values;
 }
 
-Result<LayerPlan::Layer> read_layer(const JsonPlace& place, std::uint64_t index, std::uint32_t floor) {
+Result<LayerPlan::Layer> read_layer(const JsonPlace& place, Phase phase, std::uint64_t index, std::uint32_t floor) {
   POLYKV_TRY(const JsonPlace number, place.member("layer"));
   POLYKV_TRY(const std::uint64_t found, number.whole(0, UINT32_MAX));
   if (found != index)
@@ -68,14 +84,30 @@ Result<LayerPlan::Layer> read_layer(const JsonPlace& place, std::uint64_t index,
   LayerPlan::Layer layer;
   layer.policy = find_retention_policy(policy);
   if (layer.policy == nullptr) return name.error("'" + policy + "' is not a policy");
-  if (!chooses_in_layer(*layer.policy)) return name.error("'" + policy + "' cannot be the policy of one layer");
+  if (!chooses_in_layer(*layer.policy, phase))
+    return name.error("'" + policy + "' cannot be the policy of one layer's " + phase_name(phase));
   if (format::kNumSinks + layer.policy->window > floor)
     return name.error("'" + policy + "' needs a floor of " + std::to_string(format::kNumSinks + layer.policy->window));
   POLYKV_TRY(const JsonPlace sensitivity, place.member("sensitivity"));
   POLYKV_TRY(layer.sensitivity, sensitivity.number(0.0, kLargest));
   POLYKV_TRY(layer.cosine, read_values(place, "cosine"));
   POLYKV_TRY(layer.perplexity, read_values(place, "perplexity"));
+  POLYKV_TRY(layer.kld, read_values(place, "kld"));
+  POLYKV_TRY(layer.recall, read_values(place, "recall"));
   return layer;
+}
+
+Result<std::vector<LayerPlan::Layer>> read_phase(const JsonPlace& phases, Phase phase, std::uint32_t floor) {
+  POLYKV_TRY(const JsonPlace place, phases.member(phase_name(phase)));
+  POLYKV_TRY(const JsonPlace all, place.member("layers"));
+  POLYKV_TRY(const std::size_t num_layers, all.size());
+  if (num_layers == 0) return all.error("is empty");
+  std::vector<LayerPlan::Layer> layers;
+  for (std::size_t i = 0; i < num_layers; ++i) {
+    POLYKV_TRY(LayerPlan::Layer layer, read_layer(all.item(i), phase, i, floor));
+    layers.push_back(std::move(layer));
+  }
+  return layers;
 }
 
 Result<LayerPlan::Text> read_text(const JsonPlace& place) {
@@ -97,12 +129,15 @@ Status read_calibration(const JsonPlace& place, LayerPlan& plan) {
     POLYKV_TRY(LayerPlan::Text text, read_text(texts.item(i)));
     plan.texts.push_back(std::move(text));
   }
-  POLYKV_TRY(const JsonPlace keep, place.member("keep"));
-  POLYKV_TRY(const std::uint64_t num_kept, keep.whole(1, kMostPositions));
-  plan.keep = static_cast<std::uint32_t>(num_kept);
+  for (std::size_t phase = 0; phase < kNumPhases; ++phase) {
+    if (phase != 0 && !place.has(kKeeps[phase])) continue;
+    POLYKV_TRY(const JsonPlace keep, place.member(kKeeps[phase]));
+    POLYKV_TRY(const std::uint64_t num_kept, keep.whole(1, kMostPositions));
+    plan.keep[phase] = static_cast<std::uint32_t>(num_kept);
+  }
   POLYKV_TRY(const JsonPlace preference, place.member("preference"));
   POLYKV_TRY(const std::string preferred, preference.text());
-  if (!find_preference(preferred)) return preference.error("is neither cosine nor perplexity");
+  if (!find_preference(preferred)) return preference.error("is not cosine, perplexity, kld or recall");
   plan.preference = *find_preference(preferred);
   POLYKV_TRY(const JsonPlace sensitivity, place.member("sensitivity"));
   POLYKV_TRY(const std::string signal, sensitivity.text());
@@ -127,8 +162,12 @@ Status check_schema(const JsonPlace& root) {
 
 }  // namespace
 
-bool chooses_in_layer(const RetentionPolicy& policy) { return policy.score != nullptr && policy.score != score_fullkv; }
+bool chooses_in_layer(const RetentionPolicy& policy, Phase phase) {
+  if (phase == Phase::kDecode) return policy.tail_rows.has_value();
+  return policy.score != nullptr && policy.score != score_fullkv;
+}
 
+const char* phase_name(Phase phase) { return kPhases[static_cast<std::size_t>(phase)]; }
 const char* preference_name(Preference preference) { return kPreferences[static_cast<std::size_t>(preference)]; }
 const char* sensitivity_name(SensitivitySignal signal) { return kSensitivities[static_cast<std::size_t>(signal)]; }
 std::optional<Preference> find_preference(std::string_view name) { return find_name<Preference>(kPreferences, name); }
@@ -137,26 +176,23 @@ std::optional<SensitivitySignal> find_sensitivity(std::string_view name) {
 }
 
 std::string layer_plan_text(const LayerPlan& plan) {
-  ordered_json texts = ordered_json::array(), layers = ordered_json::array();
+  ordered_json texts = ordered_json::array(), phases = ordered_json::object();
   for (const LayerPlan::Text& text : plan.texts)
     texts.push_back({{"name", text.name}, {"bytes", text.bytes}, {"tokens", text.tokens}});
-  for (const LayerPlan::Layer& layer : plan.layers) {
-    layers.push_back({{"layer", layers.size()},
-                      {"policy", layer.policy->name},
-                      {"sensitivity", rounded(layer.sensitivity)},
-                      {"cosine", values_json(layer.cosine)},
-                      {"perplexity", values_json(layer.perplexity)}});
+  ordered_json calibration = {{"texts", std::move(texts)}};
+  for (std::size_t phase = 0; phase < kNumPhases; ++phase) {
+    if (plan.phases[phase].empty()) continue;
+    calibration[kKeeps[phase]] = plan.keep[phase];
+    phases[kPhases[phase]] = {{"layers", layers_json(plan.phases[phase])}};
   }
+  calibration["preference"] = preference_name(plan.preference);
+  calibration["sensitivity"] = sensitivity_name(plan.sensitivity);
+  calibration["floor"] = plan.floor;
+  calibration["epsilon"] = plan.epsilon;
   const ordered_json json = {{"schema", std::string(kSchema) + std::string(kVersion)},
                              {"model", {{"name", plan.model_name}, {"weights_digest", plan.weights_digest}}},
-                             {"calibration",
-                              {{"texts", std::move(texts)},
-                               {"keep", plan.keep},
-                               {"preference", preference_name(plan.preference)},
-                               {"sensitivity", sensitivity_name(plan.sensitivity)},
-                               {"floor", plan.floor},
-                               {"epsilon", plan.epsilon}}},
-                             {"phases", {{"prefill", {{"layers", std::move(layers)}}}}}};
+                             {"calibration", std::move(calibration)},
+                             {"phases", std::move(phases)}};
   return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -173,13 +209,9 @@ Result<LayerPlan> parse_layer_plan(std::span<const std::byte> text) {
   POLYKV_TRY(const JsonPlace calibration, root.member("calibration"));
   POLYKV_CHECK_STATUS(read_calibration(calibration, plan));
   POLYKV_TRY(const JsonPlace phases, root.member("phases"));
-  POLYKV_TRY(const JsonPlace prefill, phases.member("prefill"));
-  POLYKV_TRY(const JsonPlace layers, prefill.member("layers"));
-  POLYKV_TRY(const std::size_t num_layers, layers.size());
-  if (num_layers == 0) return layers.error("is empty");
-  for (std::size_t i = 0; i < num_layers; ++i) {
-    POLYKV_TRY(LayerPlan::Layer layer, read_layer(layers.item(i), i, plan.floor));
-    plan.layers.push_back(std::move(layer));
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+    if (phase == Phase::kDecode && !phases.has(phase_name(phase))) continue;
+    POLYKV_TRY(plan.phases[static_cast<std::size_t>(phase)], read_phase(phases, phase, plan.floor));
   }
   return plan;
 }
@@ -190,18 +222,19 @@ Status check_plan_fits(const LayerPlan& plan, const Model& model) {
                                            "': model.weights_digest is " + plan.weights_digest + ", this model's is " +
                                            model.weights_digest + "; name the model with -m, or calibrate again");
   }
-  if (plan.layers.size() != model.config().num_layers) {
-    return Error(ErrorCode::kMismatch, "the plan has " + std::to_string(plan.layers.size()) + " layers, the model " +
+  for (const auto& layers : plan.phases) {
+    if (layers.empty() || layers.size() == model.config().num_layers) continue;
+    return Error(ErrorCode::kMismatch, "the plan has " + std::to_string(layers.size()) + " layers, the model " +
                                            std::to_string(model.config().num_layers));
   }
   return {};
 }
 
-LayerPolicies layer_policies(const LayerPlan& plan, bool uniform) {
+LayerPolicies layer_policies(const LayerPlan& plan, Phase phase, bool uniform) {
   const std::string text = layer_plan_text(plan);
   const std::string digest = format::to_hex(format::sha256(std::as_bytes(std::span(text))));
   LayerPolicies result{"plan " + digest.substr(0, kNameDigits) + (uniform ? "+uniform" : ""), {}, {}, plan.floor};
-  for (const LayerPlan::Layer& layer : plan.layers) {
+  for (const LayerPlan::Layer& layer : plan.layers(phase)) {
     result.policies.push_back(layer.policy);
     result.weights.push_back(uniform ? 1.0 : layer.sensitivity + plan.epsilon);
   }

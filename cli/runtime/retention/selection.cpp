@@ -220,6 +220,15 @@ std::string retention_name(const RetentionChoice& choice) {
   return name + share;
 }
 
+RetentionChoice choice_of_layer(const RetentionChoice& choice, std::uint32_t layer, std::uint32_t budget) {
+  RetentionChoice result = choice;
+  if (choice.by_layer)
+    result.by_layer = LayerPolicies{"", {choice.by_layer->policies[layer]}, {1.0}, choice.by_layer->floor};
+  result.keep_share.reset();
+  result.keep_tokens = budget;
+  return result;
+}
+
 std::vector<bool> kept_flags(const format::PositionSet& kept, std::uint32_t num_tokens) {
   std::vector<bool> flags(num_tokens, false);
   std::fill_n(flags.begin(), std::min(num_tokens, format::kNumSinks), true);

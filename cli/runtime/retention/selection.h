@@ -63,6 +63,9 @@ std::vector<bool> kept_flags(const format::PositionSet& kept, std::uint32_t num_
 // Positions of a head on average, of a document of so many: at least what is kept in any case.
 std::uint32_t kept_tokens(const RetentionChoice& choice, std::uint32_t num_tokens);
 
+// A layer's part of `choice`, for a shape of this layer alone, of which a head keeps `budget` positions on average.
+RetentionChoice choice_of_layer(const RetentionChoice& choice, std::uint32_t layer, std::uint32_t budget);
+
 // `layers` as a policy scored them, one each. A position of a higher score goes first, of equal ones the later.
 KeptPositions select_positions(const format::KvShape& shape, std::span<const RetentionScores> layers,
                                const RetentionChoice& choice);

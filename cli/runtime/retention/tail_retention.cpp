@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cli/runtime/retention/layer_budgets.h"
 #include "core/float16.h"
 #include "format/page_layout.h"
 #include "format/shape.h"
@@ -14,7 +15,7 @@ void append_head(const core::Tail& tail, std::uint32_t layer, std::uint32_t kv_h
                  std::vector<std::uint16_t>& keys, std::vector<std::uint16_t>& values) {
   constexpr std::size_t kTile = format::kTileTokens;
   const std::size_t padded = format::padded_value_dim(dim);
-  for (std::uint32_t t = 0; t < tail.num_tokens(); ++t) {
+  for (std::uint32_t t = 0; t < tail.num_tokens(layer); ++t) {
     const std::uint32_t block = t / core::Tail::kBlockTokens;
     const std::size_t slot = t % core::Tail::kBlockTokens;
     const std::uint16_t* key = tail.key_block(layer, kv_head, block) + slot / kTile * dim * kTile + slot % kTile;
@@ -24,13 +25,26 @@ void append_head(const core::Tail& tail, std::uint32_t layer, std::uint32_t kv_h
   }
 }
 
+// Of a plan those of Eq. 6 of arXiv 2606.15157; of one policy the same for all layers: its own rule for sharing goes by
+// a whole text.
+std::vector<std::uint32_t> budgets_of(const RetentionChoice& choice, std::uint32_t num_layers) {
+  const std::uint32_t keep = *choice.keep_tokens;
+  if (!choice.by_layer) return std::vector(num_layers, keep);
+  return share_out(std::uint64_t{keep} * num_layers, choice.by_layer->weights, std::min(keep, choice.by_layer->floor),
+                   UINT32_MAX);
+}
+
 }  // namespace
 
 TailRetention::TailRetention(const ModelConfig& config, const RetentionChoice& choice)
-    : config_(config), choice_(choice), keep_(*choice.keep_tokens), queries_(config.num_layers) {}
+    : config_(config), queries_(config.num_layers) {
+  const std::vector<std::uint32_t> budgets = budgets_of(choice, config.num_layers);
+  for (std::uint32_t layer = 0; layer < config.num_layers; ++layer)
+    choices_.push_back(choice_of_layer(choice, layer, budgets[layer]));
+}
 
 void TailRetention::add(std::uint32_t layer, std::span<const float> queries) {
-  if (!choice_.policy->needs_queries) return;
+  if (!choices_[layer].needs_queries()) return;
   std::vector<float>& rows = queries_[layer];
   rows.insert(rows.end(), queries.begin(), queries.end());
   const std::size_t most = std::size_t{kEvery} * config_.num_q_heads * config_.head_dim;
@@ -38,22 +52,23 @@ void TailRetention::add(std::uint32_t layer, std::span<const float> queries) {
 }
 
 void TailRetention::apply(core::Tail& tail, core::Workers& workers) {
-  if (tail.num_seen() % kEvery != 0 || tail.num_tokens() <= keep_) return;
-  std::vector<std::uint32_t> slots;
-  for (std::uint32_t layer = 0; layer < config_.num_layers; ++layer) {
-    const std::vector<std::uint32_t> of_layer = slots_of_layer(layer, tail, workers);
-    slots.insert(slots.end(), of_layer.begin(), of_layer.end());
-  }
-  tail.keep(slots, static_cast<std::uint32_t>(slots.size() / config_.num_layers / config_.num_kv_heads));
+  for (std::uint32_t layer = 0; layer < config_.num_layers; ++layer) apply(layer, tail, workers);
+}
+
+void TailRetention::apply(std::uint32_t layer, core::Tail& tail, core::Workers& workers) {
+  if (tail.num_seen() % kEvery != 0 || tail.num_tokens(layer) <= *choices_[layer].keep_tokens) return;
+  const std::vector<std::uint32_t> slots = slots_of_layer(layer, tail, workers);
+  tail.keep(layer, slots, static_cast<std::uint32_t>(slots.size() / config_.num_kv_heads));
 }
 
 std::vector<std::uint32_t> TailRetention::slots_of_layer(std::uint32_t layer, const core::Tail& tail,
                                                          core::Workers& workers) const {
   const std::size_t dim = config_.head_dim;
-  const std::uint32_t num_tokens = tail.num_tokens();
+  const std::uint32_t num_tokens = tail.num_tokens(layer);
+  const RetentionPolicy& policy = choices_[layer].policy_of(0);
   std::vector<std::uint16_t> keys, values, queries;
   for (std::uint32_t head = 0; head < config_.num_kv_heads; ++head) append_head(tail, layer, head, dim, keys, values);
-  if (choice_.policy->needs_queries) {  // of the last rows; the policy looks at no others
+  if (policy.needs_queries) {  // of the last rows; the policy looks at no others
     const std::size_t row_size = config_.num_q_heads * dim, num_rows = queries_[layer].size() / row_size;
     queries.resize(row_size * num_tokens);
     for (std::size_t row = 0; row < num_rows; ++row)
@@ -61,9 +76,9 @@ std::vector<std::uint32_t> TailRetention::slots_of_layer(std::uint32_t layer, co
         queries[(i / dim * num_tokens + num_tokens - num_rows + row) * dim + i % dim] =
             core::float_to_float16(queries_[layer][row * row_size + i]);
   }
-  const RetentionScores scores = choice_.policy->score({config_, {layer, num_tokens, keys, values, queries}, workers});
+  const RetentionScores scores = policy.score({config_, {layer, num_tokens, keys, values, queries}, workers});
   const KeptPositions kept =
-      select_positions({1, config_.num_kv_heads, config_.head_dim, num_tokens}, {&scores, 1}, choice_);
+      select_positions({1, config_.num_kv_heads, config_.head_dim, num_tokens}, {&scores, 1}, choices_[layer]);
   std::vector<std::uint32_t> slots;
   for (const format::PositionSet& of_head : kept) {
     for (std::uint32_t t = 0; t < std::min(num_tokens, format::kNumSinks); ++t) slots.push_back(t);

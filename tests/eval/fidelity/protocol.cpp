@@ -79,7 +79,7 @@ format::Result<std::optional<runtime::RetentionChoice>> retention_of(std::string
   const auto plan = runtime::parse_layer_plan(*bytes);
   if (!plan) return Error(plan.error().code, path + ": " + plan.error().message);
   runtime::RetentionChoice choice;
-  choice.by_layer = runtime::layer_policies(*plan, uniform);
+  choice.by_layer = runtime::layer_policies(*plan, runtime::Phase::kPrefill, uniform);
   return std::optional(std::move(choice));
 }
 

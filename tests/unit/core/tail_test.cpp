@@ -44,18 +44,18 @@ TEST_CASE("tail: grows by blocks and reads back", "[tail]") {
   for (const std::uint32_t head_dim : {8u, 40u, 64u}) {
     const std::uint32_t padded_dim = (head_dim + 15) / 16 * 16, num_layers = 3, num_kv_heads = 2;
     core::Tail tail(num_layers, num_kv_heads, head_dim, 700);
-    CHECK(tail.num_tokens() == 0);
+    CHECK(tail.num_tokens(0) == 0);
     CHECK(tail.num_blocks() == 0);
     CHECK(tail.capacity() == 700);
     std::uint32_t length = 0;
     for (const std::uint32_t count : {1u, 62u, 1u, 1u, 200u, 64u, 184u}) {  // 1, 63, 64, 65, 265, 329, 513
       for (std::uint32_t layer = 0; layer < num_layers; ++layer)
         append(tail, layer, num_kv_heads, head_dim, length, count);
-      CHECK(tail.num_tokens() == length);
+      CHECK(tail.num_tokens(0) == length);
       CHECK(key_at(tail, 1, 1, length + count - 1, head_dim, 3) == value_of(length + count - 1, 1, 1, 3, false));
       tail.commit(count);
       length += count;
-      CHECK(tail.num_tokens() == length);
+      CHECK(tail.num_tokens(0) == length);
       CHECK(tail.num_blocks() == (length + 63) / 64);
     }
     for (std::uint32_t layer = 0; layer < num_layers; ++layer)
@@ -76,7 +76,7 @@ TEST_CASE("tail: grows by blocks and reads back", "[tail]") {
         CHECK(reinterpret_cast<std::uintptr_t>(tail.value_block(layer, head, 0)) % 64 == 0);
       }
     tail.clear();
-    CHECK(tail.num_tokens() == 0);
+    CHECK(tail.num_tokens(0) == 0);
     CHECK(tail.num_blocks() == 0);
   }
 }
@@ -104,27 +104,29 @@ TEST_CASE("tail: what is kept moves down as it is, the rest is gone", "[tail]") 
   core::Tail tail(num_layers, num_kv_heads, head_dim, 400);
   for (std::uint32_t layer = 0; layer < num_layers; ++layer) append(tail, layer, num_kv_heads, head_dim, 0, 150);
   tail.commit(150);
-  // Another choice for every head, of 70 positions: more than a block.
-  const std::uint32_t count = 70;
+  // Another choice for every head, of 70 positions, more than a block, or of 50 in the second layer.
+  const auto count_of = [](std::uint32_t layer) { return layer == 0 ? 70u : 50u; };
   const auto slot_of = [](std::uint32_t layer, std::uint32_t head, std::uint32_t i) {
     return i * 2 + (layer * 3 + head + i) % 2;
   };
-  std::vector<std::uint32_t> slots;
-  for (std::uint32_t layer = 0; layer < num_layers; ++layer)
+  for (std::uint32_t layer = 0; layer < num_layers; ++layer) {
+    std::vector<std::uint32_t> slots;
     for (std::uint32_t head = 0; head < num_kv_heads; ++head)
-      for (std::uint32_t i = 0; i < count; ++i) slots.push_back(slot_of(layer, head, i));
-  tail.keep(slots, count);
-  CHECK(tail.num_tokens() == count);
-  CHECK(tail.num_dropped() == 80);
+      for (std::uint32_t i = 0; i < count_of(layer); ++i) slots.push_back(slot_of(layer, head, i));
+    tail.keep(layer, slots, count_of(layer));
+    CHECK(tail.num_blocks() == (layer == 0 ? 3 : 2));  // as the layer with most needs
+  }
+  CHECK(tail.num_tokens(0) == 70);
+  CHECK(tail.num_tokens(1) == 50);
+  CHECK(tail.mean_tokens() == 60.0);
   CHECK(tail.num_seen() == 150);
-  CHECK(tail.num_blocks() == 2);
   for (std::uint32_t layer = 0; layer < num_layers; ++layer) append(tail, layer, num_kv_heads, head_dim, 150, 5);
   tail.commit(5);
   CHECK(tail.num_seen() == 155);
   for (std::uint32_t layer = 0; layer < num_layers; ++layer)
     for (std::uint32_t head = 0; head < num_kv_heads; ++head)
-      for (std::uint32_t i = 0; i < count + 5; ++i) {
-        const std::uint32_t from = i < count ? slot_of(layer, head, i) : 150 + i - count;
+      for (std::uint32_t i = 0; i < count_of(layer) + 5; ++i) {
+        const std::uint32_t from = i < count_of(layer) ? slot_of(layer, head, i) : 150 + i - count_of(layer);
         for (std::uint32_t d = 0; d < head_dim; ++d) {
           REQUIRE(key_at(tail, layer, head, i, head_dim, d) == value_of(from, layer, head, d, false));
           REQUIRE(value_at(tail, layer, head, i, padded_dim, d) == value_of(from, layer, head, d, true));
@@ -132,4 +134,6 @@ TEST_CASE("tail: what is kept moves down as it is, the rest is gone", "[tail]") 
       }
   tail.clear();
   CHECK(tail.num_seen() == 0);
+  tail.reserve(65);
+  CHECK(tail.num_blocks() == 2);
 }

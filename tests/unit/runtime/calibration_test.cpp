@@ -16,30 +16,44 @@ std::vector<const RetentionPolicy*> two_policies() {
   return {find_retention_policy("keydiff"), find_retention_policy("snapkv")};
 }
 
-CalibrationTable table(std::uint32_t rows, double loss, std::vector<CalibrationTable::Layer> layers) {
-  return {{"text", 1000, 600}, rows, loss, std::move(layers)};
+// One layer: attention and what the prefill's two policies have.
+CalibrationTable::Layer layer(std::vector<double> attention, CalibrationTable::Signals signals) {
+  return {std::move(attention), {std::move(signals), {}}};
 }
 
-TEST_CASE("candidates are all policies but the controls and fullkv, in the table's order") {
+CalibrationTable table(std::uint32_t rows, std::uint32_t passage_rows, double loss,
+                       std::vector<CalibrationTable::Layer> layers) {
+  return {{"text", 1000, 600}, rows, passage_rows, loss, std::move(layers)};
+}
+
+std::vector<std::string> names_of(Phase phase) {
   std::vector<std::string> names;
-  for (const RetentionPolicy* policy : calibrated_policies()) names.emplace_back(policy->name);
-  CHECK(names == std::vector<std::string>{"expected-attention", "compactor", "keydiff", "lagkv", "streamingllm",
-                                          "observed", "h2o", "tova", "scissorhands", "snapkv", "pyramidkv", "cake",
-                                          "d2o", "cam"});
+  for (const RetentionPolicy* policy : calibrated_policies(phase)) names.emplace_back(policy->name);
+  return names;
+}
+
+TEST_CASE("candidates are all policies that can but the controls and fullkv, in the table's order") {
+  CHECK(names_of(Phase::kPrefill) == std::vector<std::string>{"expected-attention", "compactor", "keydiff", "lagkv",
+                                                              "streamingllm", "observed", "h2o", "tova", "scissorhands",
+                                                              "snapkv", "pyramidkv", "cake", "d2o", "cam"});
+  CHECK(names_of(Phase::kDecode) ==
+        std::vector<std::string>{"keydiff", "lagkv", "streamingllm", "tova", "snapkv", "cake"});
 }
 
 TEST_CASE("the preferred policy and the sensitivity of each layer, texts weighed by their rows") {
-  // 100 rows and 300: every mean is a quarter of the first and three quarters of the second.
-  const std::vector<CalibrationTable> tables = {table(100, 2.0,
-                                                      {{{0.5, 0.5}, {0.9, 0.8}, {2.4, 2.0}},  //
-                                                       {{1.0, 0.0}, {0.6, 0.6}, {1.6, 1.9}},  //
-                                                       {{1.0, 0.0}, {0.25, 0.5}, {2.5, 2.5}}}),
-                                                table(300, 3.0,
-                                                      {{{0.5, 0.5}, {0.7, 0.9}, {3.0, 3.2}},  //
-                                                       {{0.0, 1.0}, {0.6, 0.6}, {2.8, 2.9}},  //
-                                                       {{1.0, 0.0}, {0.75, 0.5}, {3.0, 3.0}}})};
+  // 100 rows and 300: every mean is a quarter of the first and three quarters of the second; of passages half and half.
+  const std::vector<CalibrationTable> tables = {
+      table(100, 48, 2.0,
+            {layer({0.5, 0.5}, {{0.9, 0.8}, {2.4, 2.0}, {0.1, 0.3}, {0.5, 0.5}}),
+             layer({1.0, 0.0}, {{0.6, 0.6}, {1.6, 1.9}, {0.4, 0.1}, {0.8, 0.6}}),
+             layer({1.0, 0.0}, {{0.25, 0.5}, {2.5, 2.5}, {0.2, 0.2}, {0.25, 0.5}})}),
+      table(300, 48, 3.0,
+            {layer({0.5, 0.5}, {{0.7, 0.9}, {3.0, 3.2}, {0.3, 0.1}, {0.5, 0.5}}),
+             layer({0.0, 1.0}, {{0.6, 0.6}, {2.8, 2.9}, {0.4, 0.1}, {0.8, 0.9}}),
+             layer({1.0, 0.0}, {{0.75, 0.5}, {3.0, 3.0}, {0.2, 0.2}, {0.75, 0.5}})})};
   const double full = std::exp(2.75);
-  const auto layers = choose_layers(two_policies(), tables, Preference::kCosine, SensitivitySignal::kEntropy);
+  const auto layers =
+      choose_layers(two_policies(), tables, Phase::kPrefill, Preference::kCosine, SensitivitySignal::kEntropy);
   REQUIRE(layers.size() == 3);
   CHECK(layers[0].cosine[0].policy == "keydiff");
   CHECK(layers[0].cosine[1].policy == "snapkv");
@@ -55,7 +69,8 @@ TEST_CASE("the preferred policy and the sensitivity of each layer, texts weighed
   CHECK(layers[1].sensitivity == Approx(std::log(2.0)).margin(kRounding));  // of the mean: each text's own is 0
   CHECK(layers[2].sensitivity == 0.0);
 
-  const auto by_loss = choose_layers(two_policies(), tables, Preference::kPerplexity, SensitivitySignal::kPerplexity);
+  const auto by_loss =
+      choose_layers(two_policies(), tables, Phase::kPrefill, Preference::kPerplexity, SensitivitySignal::kPerplexity);
   CHECK(by_loss[0].policy->name == std::string("keydiff"));
   CHECK(by_loss[1].policy->name == std::string("keydiff"));
   CHECK(by_loss[2].policy->name == std::string("keydiff"));  // a tie
@@ -64,6 +79,36 @@ TEST_CASE("the preferred policy and the sensitivity of each layer, texts weighed
   CHECK(by_loss[2].sensitivity == Approx(std::exp(2.875) - full).margin(20 * kRounding));
   CHECK(by_loss[0].cosine == layers[0].cosine);
   CHECK(by_loss[0].perplexity == layers[0].perplexity);
+
+  CHECK(layers[0].kld[0].value == Approx(0.25).margin(kRounding));
+  CHECK(layers[0].kld[1].value == Approx(0.15).margin(kRounding));
+  CHECK(layers[1].recall[0].value == Approx(0.8).margin(kRounding));
+  CHECK(layers[1].recall[1].value == Approx(0.75).margin(kRounding));
+  const auto choose = [&](Preference preference) {
+    std::vector<std::string> names;
+    for (const LayerPlan::Layer& one :
+         choose_layers(two_policies(), tables, Phase::kPrefill, preference, SensitivitySignal::kEntropy))
+      names.emplace_back(one.policy->name);
+    return names;
+  };
+  CHECK(choose(Preference::kKld) == std::vector<std::string>{"snapkv", "snapkv", "keydiff"});
+  // Of equal recall the first layer's less kld; the last layer has a tie of both.
+  CHECK(choose(Preference::kRecall) == std::vector<std::string>{"snapkv", "keydiff", "keydiff"});
+}
+
+TEST_CASE("each phase goes by its own signals") {
+  CalibrationTable both = table(10, 48, 1.0, {{{1.0}, {}}});
+  both.layers[0].phases[0] = {{0.9, 0.8}, {1.0, 2.0}, {0.0, 1.0}, {1.0, 0.0}};
+  both.layers[0].phases[1] = {{0.8, 0.9}, {2.0, 1.0}, {1.0, 0.0}, {0.0, 1.0}};
+  for (const Preference preference :
+       {Preference::kCosine, Preference::kPerplexity, Preference::kKld, Preference::kRecall}) {
+    const auto policy_of = [&](Phase phase) {
+      return std::string(
+          choose_layers(two_policies(), {&both, 1}, phase, preference, SensitivitySignal::kPerplexity)[0].policy->name);
+    };
+    CHECK(policy_of(Phase::kPrefill) == "keydiff");
+    CHECK(policy_of(Phase::kDecode) == "snapkv");
+  }
 }
 
 TEST_CASE("entropy is that of the texts' mean attention; a shorter text has none where it ends") {

@@ -18,12 +18,15 @@ LayerPlan sample_plan() {
   plan.model_name = "a \"model\"";
   plan.weights_digest = "00ff";
   plan.texts = {{"a.txt", 12345678901, 2048}, {"-", 700, 512}};
-  plan.keep = 100;
+  plan.keep = {100, 48};
   plan.preference = Preference::kPerplexity;
   plan.sensitivity = SensitivitySignal::kPerplexity;
-  plan.layers = {{find_retention_policy("h2o"), 1.0, {{"h2o", 0.5}, {"cam", -0.125}}, {{"h2o", 0.001}}},
-                 {find_retention_policy("snapkv"), 2.0, {}, {}},
-                 {find_retention_policy("keydiff"), 3.0, {}, {{"tova", -1e-9}}}};
+  plan.phases[0] = {{find_retention_policy("h2o"), 1.0, {{"h2o", 0.5}, {"cam", -0.125}}, {{"h2o", 0.001}}, {}, {}},
+                    {find_retention_policy("snapkv"), 2.0, {}, {}, {{"tova", 0.5}}, {}},
+                    {find_retention_policy("keydiff"), 3.0, {}, {{"tova", -1e-9}}, {}, {{"tova", 1.0}}}};
+  plan.phases[1] = {{find_retention_policy("tova"), 0.5, {{"tova", 0.75}}, {}, {}, {}},
+                    {find_retention_policy("cake"), 0.25, {}, {}, {}, {}},
+                    {find_retention_policy("keydiff"), 0.0, {}, {}, {}, {}}};
   return plan;
 }
 
@@ -38,23 +41,26 @@ TEST_CASE("a plan is read back as it was written, numbers to nine digits") {
   CHECK(*read == plan);
   CHECK(layer_plan_text(*read) == text);
   LayerPlan precise = plan;
-  precise.layers[0].sensitivity = 1.0 / 3.0;
-  CHECK(parse_layer_plan(bytes_of(layer_plan_text(precise)))->layers[0].sensitivity == 0.333333333);
+  precise.phases[0][0].sensitivity = 1.0 / 3.0;
+  CHECK(parse_layer_plan(bytes_of(layer_plan_text(precise)))->phases[0][0].sensitivity == 0.333333333);
   const ordered_json json = ordered_json::parse(text);
   std::vector<std::string> keys;
   for (const auto& [key, value] : json.items()) keys.push_back(key);
   CHECK(keys == std::vector<std::string>{"schema", "model", "calibration", "phases"});
   keys.clear();
   for (const auto& [key, value] : json["calibration"].items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"texts", "keep", "preference", "sensitivity", "floor", "epsilon"});
+  CHECK(keys ==
+        std::vector<std::string>{"texts", "keep", "tail_keep", "preference", "sensitivity", "floor", "epsilon"});
   keys.clear();
   for (const auto& [key, value] : json["phases"]["prefill"]["layers"][0].items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"layer", "policy", "sensitivity", "cosine", "perplexity"});
+  CHECK(keys == std::vector<std::string>{"layer", "policy", "sensitivity", "cosine", "perplexity", "kld", "recall"});
 }
 
 TEST_CASE("what a plan may leave out, and what a later one may have besides") {
   ordered_json json = ordered_json::parse(layer_plan_text(sample_plan()));
-  json["phases"]["decode"] = {{"layers", "whatever"}};
+  json["phases"].erase("decode");
+  json["calibration"].erase("tail_keep");
+  json["phases"]["rest"] = {{"layers", "whatever"}};
   json["note"] = 5;
   for (auto& layer : json["phases"]["prefill"]["layers"]) {
     layer.erase("cosine");
@@ -62,9 +68,10 @@ TEST_CASE("what a plan may leave out, and what a later one may have besides") {
   }
   const auto read = parse_layer_plan(bytes_of(json.dump()));
   REQUIRE(read.has_value());
-  CHECK(read->layers.size() == 3);
-  CHECK(read->layers[2].policy == find_retention_policy("keydiff"));
-  CHECK(read->layers[0].cosine.empty());
+  REQUIRE(read->layers(Phase::kPrefill).size() == 3);
+  CHECK(read->layers(Phase::kPrefill)[2].policy == find_retention_policy("keydiff"));
+  CHECK(read->layers(Phase::kPrefill)[0].cosine.empty());
+  CHECK(read->layers(Phase::kDecode).empty());
 }
 
 TEST_CASE("a plan that ends early is refused, wherever it ends") {
@@ -97,7 +104,7 @@ TEST_CASE("every fault of a plan is named with its place") {
       {[](ordered_json& j) { j["calibration"]["keep"] = 0; },
        "calibration.keep: 0 is not a whole number from 1 to 1073741824"},
       {[](ordered_json& j) { j["calibration"]["preference"] = "taste"; },
-       "calibration.preference: is neither cosine nor perplexity"},
+       "calibration.preference: is not cosine, perplexity, kld or recall"},
       {[](ordered_json& j) { j["calibration"]["sensitivity"] = "cosine"; },
        "calibration.sensitivity: is neither entropy nor perplexity"},
       {[](ordered_json& j) { j["calibration"]["floor"] = 3; },
@@ -116,7 +123,14 @@ TEST_CASE("every fault of a plan is named with its place") {
       {[&](ordered_json& j) { layer(j, 2)["policy"] = "best"; },
        "phases.prefill.layers[2].policy: 'best' is not a policy"},
       {[&](ordered_json& j) { layer(j, 2)["policy"] = "fullkv"; },
-       "phases.prefill.layers[2].policy: 'fullkv' cannot be the policy of one layer"},
+       "phases.prefill.layers[2].policy: 'fullkv' cannot be the policy of one layer's prefill"},
+      {[&](ordered_json& j) { layer(j, 2)["policy"] = "kvzip"; },
+       "phases.prefill.layers[2].policy: 'kvzip' cannot be the policy of one layer's prefill"},
+      {[](ordered_json& j) { j["phases"]["decode"]["layers"][1]["policy"] = "h2o"; },
+       "phases.decode.layers[1].policy: 'h2o' cannot be the policy of one layer's decode"},
+      {[](ordered_json& j) { j["phases"]["decode"] = 5; }, "phases.decode: is not an object"},
+      {[](ordered_json& j) { j["calibration"]["tail_keep"] = 0; },
+       "calibration.tail_keep: 0 is not a whole number from 1 to 1073741824"},
       {[&](ordered_json& j) { layer(j, 0)["sensitivity"] = -0.5; },
        "phases.prefill.layers[0].sensitivity: -0.5 is not a number from 0 to 1e+300"},
       {[&](ordered_json& j) { layer(j, 0)["sensitivity"] = nullptr; },
@@ -143,7 +157,8 @@ TEST_CASE("every fault of a plan is named with its place") {
 
 TEST_CASE("a plan as build uses it: sensitivities are weights, or all are equal; its name tells plans apart") {
   LayerPlan plan = sample_plan();
-  const LayerPolicies by_plan = layer_policies(plan, false), uniform = layer_policies(plan, true);
+  const LayerPolicies by_plan = layer_policies(plan, Phase::kPrefill, false),
+                      uniform = layer_policies(plan, Phase::kPrefill, true);
   CHECK(by_plan.weights == std::vector{1.0 + 1e-6, 2.0 + 1e-6, 3.0 + 1e-6});
   CHECK(uniform.weights == std::vector{1.0, 1.0, 1.0});
   CHECK(by_plan.policies[1] == find_retention_policy("snapkv"));
@@ -152,20 +167,28 @@ TEST_CASE("a plan as build uses it: sensitivities are weights, or all are equal;
   CHECK(by_plan.name.starts_with("plan "));
   CHECK(by_plan.name.size() == 13);
   CHECK(uniform.name == by_plan.name + "+uniform");
-  plan.layers[0].sensitivity = 1.5;
-  CHECK(layer_policies(plan, false).name != by_plan.name);
+  const LayerPolicies decode = layer_policies(plan, Phase::kDecode, false);
+  CHECK(decode.weights == std::vector{0.5 + 1e-6, 0.25 + 1e-6, 1e-6});
+  CHECK(decode.policies[1] == find_retention_policy("cake"));
+  plan.phases[0][0].sensitivity = 1.5;
+  CHECK(layer_policies(plan, Phase::kPrefill, false).name != by_plan.name);
 }
 
 TEST_CASE("what a calibration has finished is read back to the last bit, and only for the same inputs") {
-  const std::vector<const RetentionPolicy*> policies = calibrated_policies();
-  const CalibrationInputs inputs{"aa", 2, policies};
-  CalibrationTable table{{"a.txt", 5000, 600}, 74, 1.0 / 3.0, {}};
+  const CalibrationInputs inputs{"aa", 2, {calibrated_policies(Phase::kPrefill), calibrated_policies(Phase::kDecode)}};
+  CalibrationTable table{{"a.txt", 5000, 600}, 74, 64, 1.0 / 3.0, {}};
   for (int i = 0; i < 2; ++i) {
     CalibrationTable::Layer& layer = table.layers.emplace_back();
     layer.attention = {0.1, 0.7 / 3.0, 1e-300};
-    for (std::size_t p = 0; p < policies.size(); ++p) {
-      layer.cosine.push_back(1.0 / static_cast<double>(3 + p));
-      layer.loss.push_back(10.0 / static_cast<double>(3 + p));
+    for (std::size_t phase = 0; phase < kNumPhases; ++phase) {
+      CalibrationTable::Signals& signals = layer.phases[phase];
+      for (std::size_t p = 0; p < inputs.policies[phase].size(); ++p) {
+        const double value = 1.0 / static_cast<double>(3 + p + phase);
+        signals.cosine.push_back(value);
+        signals.loss.push_back(10.0 * value);
+        signals.kld.push_back(0.1 * value);
+        signals.hits.push_back(0.7 * value);
+      }
     }
   }
   const std::vector<CalibrationTable> tables = {table, table};
@@ -174,15 +197,15 @@ TEST_CASE("what a calibration has finished is read back to the last bit, and onl
   INFO((read ? "" : read.error().message));
   REQUIRE(read.has_value());
   CHECK(*read == tables);
-  CHECK(parse_calibration_part(bytes_of(text), {"ab", 2, policies}).error().code == ErrorCode::kMismatch);
-  const auto other_model = parse_calibration_part(bytes_of(text), {"aa", 3, policies});
+  CHECK(parse_calibration_part(bytes_of(text), {"ab", 2, inputs.policies}).error().code == ErrorCode::kMismatch);
+  const auto other_model = parse_calibration_part(bytes_of(text), {"aa", 3, inputs.policies});
   CHECK(other_model.error().message == "texts[0].layers: are not 3");
   for (std::size_t size = 0; size + 1 < text.size(); size += 7)
     REQUIRE_FALSE(parse_calibration_part(bytes_of(text.substr(0, size)), inputs).has_value());
   ordered_json json = ordered_json::parse(text);
-  json["texts"][1]["layers"][0]["cosine"].erase("cam");
+  json["texts"][1]["layers"][0]["prefill"]["cosine"].erase("cam");
   CHECK(parse_calibration_part(bytes_of(json.dump()), inputs).error().message ==
-        "texts[1].layers[0].cosine.cam: is missing");
+        "texts[1].layers[0].prefill.cosine.cam: is missing");
 }
 
 }  // namespace

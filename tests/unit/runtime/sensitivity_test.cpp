@@ -82,7 +82,7 @@ std::vector<Sensitivity> by_definition(const Scene& scene, core::Workers& worker
           scores.push_back(score / std::sqrt(static_cast<double>(dim)));
         }
         // The tail's keys, from its float16 tiles.
-        for (std::size_t i = 0; i < tail.num_tokens() + row + 1; ++i) {
+        for (std::size_t i = 0; i < tail.num_tokens(0) + row + 1; ++i) {
           const std::uint16_t* block =
               tail.key_block(step.layer, static_cast<std::uint32_t>(kv_head), static_cast<std::uint32_t>(i / 64));
           double score = 0.0;

@@ -134,9 +134,9 @@ TEST_CASE("after positions of a tail are dropped, the next token stands where it
   };
   for (core::Tail* tail : {&whole, &trimmed}) feed(*tail, std::span(tokens).first(39));
   std::vector<std::uint32_t> slots;
-  for (std::uint32_t i = 0; i < config.num_layers * config.num_kv_heads; ++i)
+  for (std::uint32_t i = 0; i < config.num_kv_heads; ++i)
     for (std::uint32_t slot = 0; slot < 10; ++slot) slots.push_back(3 * slot + 1);
-  trimmed.keep(slots, 10);
+  for (std::uint32_t layer = 0; layer < config.num_layers; ++layer) trimmed.keep(layer, slots, 10);
   for (core::Tail* tail : {&whole, &trimmed}) feed(*tail, std::span(tokens).last(1));
   // A key of the first layer depends on nothing but its token and its position.
   for (std::uint32_t head = 0; head < config.num_kv_heads; ++head)
