@@ -191,6 +191,7 @@ class Build {
       CodecPlan next = allocate_loss(shape_, sensitivities_.heads, aim, plan_.kept);
       if (round == kMaxRounds || next == plan_.codecs) return unreachable_kld(measured);
       plan_.codecs = std::move(next);
+      twin_.codecs = plan_.codecs;
       plan_.expected_kld = expected_kld(sensitivities_.heads, plan_.codecs);
     }
   }
@@ -328,10 +329,10 @@ class Build {
 
   Error unreachable_kld(double measured) const {
     char text[160];
-    std::snprintf(text, sizeof text,
-                  "no plan found with a tail KLD of at most %g: %.2g is as near as it came; ask for a greater one, or "
-                  "take --codec f16",
-                  *request_.codec.max_kld, measured);
+    std::snprintf(
+        text, sizeof text,
+        "no plan found with a tail KLD of at most %g: %.2g is as near as it came; ask for a greater one, or %s",
+        *request_.codec.max_kld, measured, retention_.keeps_all() ? "take --codec f16" : "keep more positions");
     return Error(ErrorCode::kUnusableText, text);
   }
 

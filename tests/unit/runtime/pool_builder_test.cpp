@@ -187,13 +187,15 @@ struct Planned {
   std::uint64_t file_bytes;
   double tail_kld;
 };
-format::Result<Planned> build_planned(const CodecChoice& choice) {
+format::Result<Planned> build_planned(const CodecChoice& choice, const std::optional<RetentionChoice>& retention = {}) {
   const TemporaryFolder folder;
   core::Workers workers(2);
   tests::RandomPrefill prefill;
   POLYKV_TRY(const BuildReport built, tests::build_model_pool(tests::model_path(kModel), long_text(), folder / "a.pkv",
                                                               prefill, workers, [&](BuildRequest& request) {
                                                                 request.codec = choice;
+                                                                request.retention = retention;
+                                                                request.accept_loss = true;
                                                                 request.probe = true;
                                                               }));
   const OpenPool pool = open_pool(folder / "a.pkv");
@@ -235,6 +237,21 @@ TEST_CASE("a plan within a divergence: the tail probe measures no more, or the b
   const auto refused = build_planned(limited);
   REQUIRE_FALSE(refused.has_value());
   CHECK(refused.error().code == ErrorCode::kUnusableText);
+}
+
+TEST_CASE("a plan within a divergence where positions are dropped: what is scored is made anew with it") {
+  RetentionChoice most = *parse_retention("keydiff");
+  most.keep_share = 0.97;
+  CodecChoice fine_codes;
+  fine_codes.bits_per_value = 7.0;
+  const auto dropped = build_planned(fine_codes, most);
+  REQUIRE(dropped.has_value());
+  CodecChoice limited;
+  limited.max_kld = 1.5 * dropped->tail_kld;  // the first plan, which knows nothing of dropping, is above that
+  const auto fine = build_planned(limited, most);
+  INFO((fine ? "" : fine.error().message));
+  REQUIRE(fine.has_value());
+  CHECK(fine->tail_kld <= *limited.max_kld);
 }
 
 TEST_CASE("a build by a plan keeps in each layer what its policy alone keeps of the layer's budget") {
