@@ -29,6 +29,7 @@ from evaluation import add_programs, fail, progress, run
 SINGLES = """kvzip streamingllm h2o tova snapkv snapkv+ada pyramidkv cake d2o scissorhands cam
 expected-attention compactor keydiff lagkv observed knorm random""".split()
 PAPER = "streamingllm h2o tova snapkv pyramidkv cake d2o scissorhands cam".split()
+SIGNS = {"cosine": 1, "perplexity": -1, "kld": -1, "recall": 1}  # of a preference: is more or less better
 BUDGETS = [128, 256, 512, 768, 1024]
 FULL = "auto"
 
@@ -53,6 +54,10 @@ def measure(arguments, names):
     return {row["codec"]: row for row in report["codecs"]}
 
 
+def preferred(layer, names, preference):
+    return max(names, key=lambda name: (SIGNS[preference] * layer[preference][name], -layer["kld"][name]))
+
+
 def layer_plans(path, folder):
     """The plan's own numbers read in every way, as files in `folder`: their paths by what they are."""
     plan = json.loads(path.read_text(encoding="utf-8"))
@@ -60,11 +65,10 @@ def layer_plans(path, folder):
     entropy = [layer["sensitivity"] for layer in layers]
     paths = {}
     for among, names in (("paper", PAPER), ("all", list(layers[0]["cosine"]))):
-        for preference, sign in (("cosine", 1), ("perplexity", -1)):
-            for sensitivity in ("entropy", "perplexity"):
+        for preference in SIGNS:
+            for sensitivity in ("perplexity", "entropy") if preference == "cosine" else ("perplexity",):
                 for layer, of_attention in zip(layers, entropy, strict=True):
-                    values = layer[preference]
-                    layer["policy"] = max(names, key=lambda name, of=values: sign * of[name])
+                    layer["policy"] = preferred(layer, names, preference)
                     largest = max(0, *layer["perplexity"].values())
                     layer["sensitivity"] = of_attention if sensitivity == "entropy" else largest
                 plan["calibration"] |= {"preference": preference, "sensitivity": sensitivity}
