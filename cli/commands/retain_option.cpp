@@ -22,6 +22,10 @@ Result<RetainOption> with_keep(RetainOption retain, const Options& options) {
     if (runtime::parse_keep(options.keep, choice)) return retain;
     return Error(ErrorCode::kUsage, "build: --keep: '" + options.keep + "' is neither tokens (512) nor a share (25%)");
   }
+  if (choice.by_head || choice.by_chunk)
+    return Error(ErrorCode::kUsage,
+                 "build: --retain: +ada and +chunk need --keep; without it each head's positions and "
+                 "bits are chosen together");
   if (choice.keeps_all() || options.bits > 0 || options.size) return retain;
   if (!retain.plan) {
     return Error(ErrorCode::kUsage,

@@ -40,6 +40,7 @@ t ask a.pkv 'Who?' -m "$model" --tail-retain plan.jso --tail-keep 64
 t ask a.pkv 'Who?' -m "$model" --tail-retain h2o --tail-keep 64
 t ask a.pkv 'Who?' -m "$model" --tail-retain tova
 t ask a.pkv 'Who?' -m "$model" --tail-keep 64
+t build a.txt -o a.pkv -m "$model" --retain snapkv+ada --bits 1
 t build a.txt -o a.pkv -m "$model" --retain auto
 t build a.txt -o a.pkv -m "$model" --retain auto --codec k4v4
 plan "$digest" snapkv ',' > plan.json
