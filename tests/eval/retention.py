@@ -38,7 +38,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", nargs="+", default=[str(b) for b in BUDGETS], help="positions of 1,536, or shares")
     parser.add_argument("--policies", nargs="+", default=SINGLES)
-    parser.add_argument("--joint", nargs="+", default=["auto"], help="policies whose scores joint plans go by")
+    parser.add_argument("--joint", nargs="*", default=["auto"], help="policies whose scores joint plans go by")
     parser.add_argument("--plan", type=pathlib.Path, help="by polykv calibrate, its sensitivity entropy")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prefill", default="bf16", choices=["f32", "bf16"])
