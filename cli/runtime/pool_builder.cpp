@@ -317,11 +317,12 @@ class Build {
     for (std::size_t i = 0; i < fidelity.hits.size(); ++i) {
       if (fidelity.hits[i] >= fidelity.reference_hits[i] - kMostLostHits) continue;
       char text[256];
-      std::snprintf(text, sizeof text,
-                    "with %s the model repeats %.0f %% of a passage at %u %% depth, %.0f %% uncompressed: keep more or "
-                    "allow more bytes, drop nothing (--retain fullkv), or --accept-loss",
-                    retention_name(retention_).c_str(), 100.0 * fidelity.hits[i], kPassagePercent[i],
-                    100.0 * fidelity.reference_hits[i]);
+      std::snprintf(
+          text, sizeof text,
+          "keeping %s, the model repeats %.0f %% of a passage at %u %% depth, %.0f %% uncompressed: keep more or "
+          "allow more bytes, drop nothing (--retain fullkv), or --accept-loss",
+          retention_name(retention_).c_str(), 100.0 * fidelity.hits[i], kPassagePercent[i],
+          100.0 * fidelity.reference_hits[i]);
       return Error(ErrorCode::kUnusableText, text);
     }
     return {};
