@@ -371,7 +371,9 @@ CommandSpec inspect_command() {
        {"polykv inspect --json *.pkv | jq .identity", "one JSON object a line for each pool"}},
       {"Needs no model and takes milliseconds, however large the pool: header, section table and metadata are read and "
        "checked, pages are not. It prints no text of the document. Where heads have different codecs, a chart "
-       "shows the bits of each one's keys and values, a row a layer. With several pools the worst exit status wins."},
+       "shows the bits of each one's keys and values, a row a layer. Where positions were dropped, another shows "
+       "along the document which share of them each layer keeps; in JSON that is kept[layer][cell], where cell c of "
+       "n begins at token c * tokens / n. With several pools the worst exit status wins."},
       {json_option("Print one JSON object (schema polykv.inspect/1) a pool, each on a line.")});
 }
 
@@ -421,8 +423,8 @@ CommandSpec stats_command() {
        "--html FILE writes a page for one pool besides: which bits each head's keys and values got, the damage "
        "expected of each layer, what the tail probe measured at each position, and size against fidelity, with the "
        "pool among the plans it could have had. The page is one file without scripts; it shows what the pool holds, "
-       "and "
-       "says what it does not hold. It names model and documents and has no text of theirs."},
+       "and says what it does not hold. It names model and documents. Where positions were dropped, it has the "
+       "documents' text as well, each token shaded by how many heads keep it; else it has no text of theirs."},
       {{.name = "agents",
         .value = "N",
         .target = &Options::agents,

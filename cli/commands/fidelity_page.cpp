@@ -8,6 +8,8 @@
 #include "cli/commands/fidelity_plots.h"
 #include "cli/commands/fidelity_section.h"
 #include "cli/commands/fidelity_table.h"
+#include "cli/commands/kept_page.h"
+#include "cli/commands/page_parts.h"
 #include "cli/commands/page_style.h"
 #include "cli/commands/pool_file.h"
 #include "cli/commands/svg_plot.h"
@@ -20,9 +22,6 @@ namespace {
 using format::Error;
 using format::ErrorCode;
 using nlohmann::ordered_json;
-
-// Text of the pool, kept from turning the text around it (U+202E and its like).
-std::string isolated(std::string_view text) { return "<bdi>" + escape_markup(text) + "</bdi>"; }
 
 std::string cut(std::string text) {
   constexpr std::size_t kMost = 100;
@@ -62,26 +61,6 @@ struct Facts {
     return stored == nullptr ? "" : text_at(*stored, "choice");
   }
 };
-
-std::string paragraph(const std::string& text) { return "<p>" + text + "</p>\n"; }
-std::string missing(const std::string& text) { return "<p class=\"missing\">" + text + "</p>\n"; }
-
-std::string figure(const std::string& svg, const std::string& caption = "") {
-  return "<figure>" + (caption.empty() ? "" : "<figcaption>" + caption + "</figcaption>\n") + svg + "</figure>\n";
-}
-
-std::string section(const char* title, const std::string& content) {
-  return std::string("<section>\n<h2>") + title + "</h2>\n" + content + "</section>\n";
-}
-
-std::string legend(std::initializer_list<std::pair<const char*, const char*>> entries) {
-  std::string text = "<p class=\"legend\">";
-  for (const auto& [mark, says] : entries) {
-    text += std::string("<span><svg viewBox=\"0 0 20 14\" class=\"mark\" aria-hidden=\"true\">") + mark + "</svg> " +
-            says + "</span>\n";
-  }
-  return text + "</p>\n";
-}
 
 std::string fact(const std::string& name, const std::string& value) {
   return "<div><dt>" + name + "</dt><dd>" + value + "</dd></div>\n";
@@ -129,15 +108,16 @@ std::string bits_section(const Facts& facts) {
                   "of its keys or values got. ") +
       (codecs_differ(facts.reader.layout()) ? "Errors in few of them matter much, and those got more."
                                             : "All of them got the same here."));
-  text += "<p class=\"legend\">";
-  for (const char* digit : {"1", "2", "3", "4", "5", "6", "7", "8", "F"}) {
-    text += std::string(
-                "<svg viewBox=\"0 0 22 18\" class=\"swatch\" aria-hidden=\"true\"><rect width=\"21\" "
-                "height=\"18\" class=\"b") +
-            digit + "\"/><text x=\"10.5\" y=\"13\" text-anchor=\"middle\" class=\"b" + digit + " cell\">" + digit +
-            "</text></svg>";
-  }
-  text += " bits a code; F is float16</p>\n";
+  text += scale_legend({{"b1", "1"},
+                        {"b2", "2"},
+                        {"b3", "3"},
+                        {"b4", "4"},
+                        {"b5", "5"},
+                        {"b6", "6"},
+                        {"b7", "7"},
+                        {"b8", "8"},
+                        {"bF", "F"}},
+                       "bits a code; F is float16");
   text += figure(bits_svg(shape, facts.heads, true), "Keys: " + short_number(mean.key, 3) + " bits on average");
   text += figure(bits_svg(shape, facts.heads, false), "Values: " + short_number(mean.value, 3) + " bits on average");
   const bool several =
@@ -206,9 +186,10 @@ std::string size_section(const Facts& facts) {
 
 }  // namespace
 
-std::string fidelity_page(const std::string& path, const format::PoolReader& reader, const PoolMemory& memory,
-                          const ordered_json& fidelity) {
+format::Result<std::string> fidelity_page(const std::string& path, const format::PoolReader& reader,
+                                          const PoolMemory& memory, const ordered_json& fidelity) {
   const Facts facts(reader, memory, fidelity);
+  POLYKV_TRY(const std::string kept, kept_section(reader));
   const std::string name = std::filesystem::path(path).filename().string();
   std::string page =
       "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head>\n"
@@ -220,6 +201,7 @@ std::string fidelity_page(const std::string& path, const format::PoolReader& rea
   page += escape_markup(name) + " - polykv</title>\n<style>" + kPageStyle + "</style>\n</head>\n<body>\n";
   page += head_text(name, facts);
   page += section("Where the bits are", bits_section(facts));
+  if (!kept.empty()) page += section("What is kept", kept);
   page += section("Where damage is expected", damage_section(facts));
   page += section("What was measured, token by token", positions_section(facts));
   page += section("Size against fidelity", size_section(facts));

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/kept_chart.h"
 #include "cli/commands/plan_chart.h"
 #include "cli/commands/pool_file.h"
 #include "core/codec.h"
@@ -53,6 +54,16 @@ ordered_json plan_json(const PoolReader& reader) {
     }
   }
   return plan;
+}
+
+// [layer][cell]: the share that is kept.
+ordered_json kept_json(const KeptMap& map) {
+  ordered_json json = ordered_json::array();
+  for (std::size_t layer = 0; layer < map.num_layers; ++layer) {
+    json.push_back(ordered_json::array());
+    for (std::size_t cell = 0; cell < map.num_cells; ++cell) json.back().push_back(map.share(layer, cell));
+  }
+  return json;
 }
 
 struct TextSummary {
@@ -115,6 +126,7 @@ ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSu
                               {"page_bytes", summary.page_bytes}});
   }
   json["plan"] = plan_json(reader);
+  if (const KeptMap kept = kept_map(reader, kChartCells); !kept.keeps_all()) json["kept"] = kept_json(kept);
   for (const auto& [name, digest] : fingerprints(block)) json["fingerprints"][name] = format::to_hex(*digest);
   json["features"] = {
       {"compat", block.features_compat}, {"rewrite", block.features_rewrite}, {"incompat", block.features_incompat}};
@@ -189,6 +201,14 @@ std::string codecs_text(const PoolReader& reader) {
          plan_chart(reader.shape(), heads);
 }
 
+// A chart of where positions are kept, if not all are.
+std::string kept_rows(const PoolReader& reader) {
+  const KeptMap kept = kept_map(reader, kChartCells);
+  if (kept.keeps_all()) return "";
+  return row("kept", "share of positions that each layer's kv_heads keep, from the document's start to its end") +
+         kept_chart(kept);
+}
+
 std::string to_text(const PoolFile& pool, const TextSummary& text) {
   const PoolReader& reader = pool.reader;
   const format::Superblock& block = reader.superblock();
@@ -203,6 +223,7 @@ std::string to_text(const PoolFile& pool, const TextSummary& text) {
   out += row("shape", std::to_string(shape.num_layers) + " layers, " + std::to_string(shape.num_kv_heads) +
                           " kv_heads, head_dim " + std::to_string(shape.head_dim));
   out += codecs_text(reader);
+  out += kept_rows(reader);
   out += row("fidelity", reader.fidelity().empty() ? "not measured" : "measured; see polykv stats");
   std::string prints;
   for (const auto& [name, digest] : fingerprints(block)) {

@@ -3,15 +3,18 @@
 
 namespace polykv::cli {
 
-// b1 to b8 and bF: the shades of 1 to 8 bits and float16, less to more; d1 to dF: digits on them.
+// b1 to b8 and bF: the shades of 1 to 8 bits and float16, less to more; d and e: digits on the light and the dark of
+// them. k1 to k6: the shades of how much is kept; the page's own text is read on them.
 inline constexpr const char* kPageStyle = R"(
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b2229; --soft: #5b6670; --rule: #dfe4e8; --keys: #2b6cb0;
   --values: #d0782a; --pool: #b3261e; --b0: #f3f5f7; --b1: #e6eff8; --b2: #cfe1f2; --b3: #aacde9; --b4: #7eb3dc;
-  --b5: #4a8fc7; --b6: #2b6fad; --b7: #154f8a; --b8: #0a3463; --bF: #041d3a; --d: #10202e; --e: #ffffff; }
+  --b5: #4a8fc7; --b6: #2b6fad; --b7: #154f8a; --b8: #0a3463; --bF: #041d3a; --d: #10202e; --e: #ffffff;
+  --k1: #eef3f9; --k2: #d5e2ef; --k3: #bbd0e6; --k4: #a0bddb; --k5: #86abd2; --k6: #6b98c8; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14181c; --ink: #e3e7ea; --soft: #9aa5ae; --rule: #2d353c; --keys: #5b9bdb; --values: #e2954f;
     --pool: #ff8a80; --b0: #1a1f24; --b1: #1b2a38; --b2: #1d3a54; --b3: #214b71; --b4: #275f92; --b5: #4f8fc4;
-    --b6: #7db0da; --b7: #acd0ec; --b8: #d6e9f7; --bF: #ffffff; --d: #e8f0f7; --e: #0c1a28; }
+    --b6: #7db0da; --b7: #acd0ec; --b8: #d6e9f7; --bF: #ffffff; --d: #e8f0f7; --e: #0c1a28;
+    --k1: #1b252f; --k2: #223242; --k3: #293f55; --k4: #314e6a; --k5: #395c7f; --k6: #416b94; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 24px 20px 48px; max-width: 860px; background: var(--paper); color: var(--ink);
@@ -61,6 +64,14 @@ rect.b4 { fill: var(--b4); } rect.b5 { fill: var(--b5); } rect.b6 { fill: var(--
 rect.b8 { fill: var(--b8); } rect.bF { fill: var(--bF); }
 text.cell { fill: var(--d); }
 text.b5, text.b6, text.b7, text.b8, text.bF { fill: var(--e); }
+rect.k0 { fill: none; stroke: var(--rule); } rect.k1 { fill: var(--k1); } rect.k2 { fill: var(--k2); } rect.k3 { fill: var(--k3); }
+rect.k4 { fill: var(--k4); } rect.k5 { fill: var(--k5); } rect.k6 { fill: var(--k6); }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.6em 0; line-height: 1.7; print-color-adjust: exact; }
+.text span { padding: 0.15em 0; }
+.k1 { background: var(--k1); } .k2 { background: var(--k2); } .k3 { background: var(--k3); }
+.k4 { background: var(--k4); } .k5 { background: var(--k5); } .k6 { background: var(--k6); }
+s.k0 { color: var(--soft); }
+text.k0 { text-decoration: line-through; }
 )";
 
 }  // namespace polykv::cli

@@ -149,9 +149,11 @@ std::string heat_map_svg(const HeatMap& map) {
         cell.style + "\">" + titled(cell.title) + "</rect>\n";
     if (has_texts) svg += text_at(x + width / 2, y + height / 2 + 4, "middle", cell.style + " cell", cell.text);
   }
-  const Axis across{map.column_name, 0, columns, false, true}, down{map.row_name, 0, rows, false, true};
+  const Axis across{map.column_name, map.first_column, map.first_column + columns * map.column_step, false, true};
+  const Axis down{map.row_name, 0, rows, false, true};
   for (const double tick : ticks_of(across, 16)) {
-    if (tick < columns) svg += text_at(kLeft + (tick + 0.5) * width, bottom + 16, "middle", "tick", tick_text(tick));
+    const double at = kLeft + (tick + 0.5 - map.first_column) * width / map.column_step;
+    if (tick < across.high) svg += text_at(at, bottom + 16, "middle", "tick", tick_text(tick));
   }
   for (const double tick : ticks_of(down, static_cast<int>(std::max(2.0, rows * height / 16)))) {
     if (tick < rows) svg += text_at(kLeft - 8, kTop + (tick + 0.5) * height + 4, "end", "tick", tick_text(tick));

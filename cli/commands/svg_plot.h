@@ -29,7 +29,8 @@ struct HeatMap {
   std::string description;  // for those who do not see it
   std::string row_name, column_name;
   std::size_t num_rows = 0, num_columns = 0;
-  std::vector<HeatCell> cells;  // [row][column]
+  double first_column = 0, column_step = 1;  // what the columns are on their axis: whole numbers, or so many each
+  std::vector<HeatCell> cells;               // [row][column]
 };
 std::string heat_map_svg(const HeatMap& map);
 

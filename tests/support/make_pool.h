@@ -19,7 +19,8 @@ namespace polykv::tests {
 struct PoolRecipe {
   format::KvShape shape{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64, .num_tokens = 100};
   core::CodecPair codec = core::kDefaultCodec;
-  std::vector<core::CodecPair> plan = {};  // [layer * num_kv_heads + kv_head]; empty: `codec` for all
+  std::vector<core::CodecPair> plan = {};      // [layer * num_kv_heads + kv_head]; empty: `codec` for all
+  std::vector<format::PositionSet> kept = {};  // of each head, besides the sinks; empty: all
   std::uint64_t seed = 1;
   std::uint64_t created = 0;
   float scale = 1.0f;                  // of all keys and values
@@ -37,9 +38,19 @@ inline core::CodecPair codec_of(const PoolRecipe& recipe, std::uint32_t layer, s
   return recipe.plan.empty() ? recipe.codec : recipe.plan[layer * recipe.shape.num_kv_heads + kv_head];
 }
 
+// Of one (layer, kv_head), besides the sinks.
+inline format::PositionSet kept_by(const PoolRecipe& recipe, std::uint32_t layer, std::uint32_t kv_head) {
+  if (!recipe.kept.empty()) return recipe.kept[layer * recipe.shape.num_kv_heads + kv_head];
+  const std::uint32_t num_tokens = recipe.shape.num_tokens;
+  return num_tokens <= format::kNumSinks ? format::PositionSet()
+                                         : format::PositionSet{{{format::kNumSinks, num_tokens}}};
+}
+
 // A pool has means for all heads if a codec of one removes them.
 inline bool has_means(const PoolRecipe& recipe) {
   if (recipe.shape.num_tokens <= format::kNumSinks) return false;
+  const auto is_empty = [](const format::PositionSet& set) { return set.ranges.empty(); };
+  if (!recipe.kept.empty() && std::all_of(recipe.kept.begin(), recipe.kept.end(), is_empty)) return false;
   if (recipe.plan.empty()) return format::key_codec_removes_mean(recipe.codec.key);
   return std::any_of(recipe.plan.begin(), recipe.plan.end(),
                      [](core::CodecPair codec) { return format::key_codec_removes_mean(codec.key); });
@@ -141,7 +152,6 @@ struct TestLayer {
 inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint32_t layer) {
   const std::size_t head_dim = recipe.shape.head_dim;
   const std::size_t num_sinks = std::min(recipe.shape.num_tokens, format::kNumSinks);
-  const std::size_t num_positions = recipe.shape.num_tokens - num_sinks;
   const auto append = [](std::vector<std::byte>& out, std::span<const std::uint16_t> bits) {
     for (const std::uint16_t value : bits) {
       out.push_back(static_cast<std::byte>(value & 0xff));
@@ -154,11 +164,18 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
     const std::span<const std::uint16_t> keys(head.keys), values(head.values);
     append(out.sinks, keys.first(num_sinks * head_dim));
     append(out.sinks, values.first(num_sinks * head_dim));
+    const format::PositionSet kept = kept_by(recipe, layer, kv_head);
+    std::vector<std::uint16_t> kept_keys, kept_values;
+    for (const format::PositionRange range : kept.ranges) {
+      const std::size_t begin = range.begin * head_dim, end = range.end * head_dim;
+      kept_keys.insert(kept_keys.end(), head.keys.begin() + begin, head.keys.begin() + end);
+      kept_values.insert(kept_values.end(), head.values.begin() + begin, head.values.begin() + end);
+    }
     const core::CodecPair codec = codec_of(recipe, layer, kv_head);
-    const bool removes_mean = format::key_codec_removes_mean(codec.key);
+    const bool removes_mean = format::key_codec_removes_mean(codec.key) && !kept.ranges.empty();
     std::vector<std::uint16_t> mean(head_dim), keys_balance(head_dim, 0x3c00), values_balance(head_dim, 0x3c00);
     if (removes_mean) {
-      core::mean_of_keys(keys.subspan(num_sinks * head_dim), head_dim, mean);
+      core::mean_of_keys(kept_keys, head_dim, mean);
       keys_balance = key_balance(head_dim);
       values_balance = value_balance(head_dim);
     }
@@ -167,15 +184,33 @@ inline format::Result<TestLayer> make_layer(const PoolRecipe& recipe, std::uint3
       transform = {mean, keys_balance, values_balance};
       for (const auto& vector : {mean, keys_balance, values_balance}) append(out.means, vector);
     }
-    if (num_positions == 0) continue;
-    std::vector<std::byte> pages(format::run_bytes(codec.key, codec.value, head_dim, num_positions));
+    if (kept.ranges.empty()) continue;
+    std::vector<std::byte> pages(format::run_bytes(codec.key, codec.value, head_dim, kept.num_positions()));
     POLYKV_TRY(const format::ScaleExponents exponents,
-               core::quantize_run(codec, keys.subspan(num_sinks * head_dim), values.subspan(num_sinks * head_dim),
-                                  head_dim, transform, pages));
+               core::quantize_run(codec, kept_keys, kept_values, head_dim, transform, pages));
     out.exponents.push_back(exponents);
     out.pages.insert(out.pages.end(), pages.begin(), pages.end());
   }
   return out;
+}
+
+inline format::Layout make_layout(const PoolRecipe& recipe) {
+  format::Layout layout = format::Layout::uniform(recipe.shape, 0, recipe.codec.key, recipe.codec.value);
+  if (!recipe.kept.empty()) layout.position_sets.clear();
+  for (std::size_t head = 0; head < recipe.kept.size(); ++head) {
+    const auto set = static_cast<std::uint32_t>(layout.position_sets.size());
+    layout.runs[head].clear();
+    if (recipe.kept[head].ranges.empty()) continue;
+    layout.runs[head].push_back({set, recipe.codec.key, recipe.codec.value});
+    layout.position_sets.push_back(recipe.kept[head]);
+  }
+  for (std::size_t head = 0; head < recipe.plan.size(); ++head) {
+    for (format::Run& run : layout.runs[head]) {
+      run.key_codec = recipe.plan[head].key;
+      run.value_codec = recipe.plan[head].value;
+    }
+  }
+  return layout;
 }
 
 inline format::Status make_pool(const std::filesystem::path& path, const PoolRecipe& recipe) {
@@ -183,13 +218,7 @@ inline format::Status make_pool(const std::filesystem::path& path, const PoolRec
   spec.shape = recipe.shape;
   spec.identity = make_identity(recipe);
   spec.tokens = make_tokens(recipe);
-  spec.layout = format::Layout::uniform(recipe.shape, 0, recipe.codec.key, recipe.codec.value);
-  for (std::size_t head = 0; head < recipe.plan.size(); ++head) {
-    for (format::Run& run : spec.layout.runs[head]) {
-      run.key_codec = recipe.plan[head].key;
-      run.value_codec = recipe.plan[head].value;
-    }
-  }
+  spec.layout = make_layout(recipe);
   spec.has_means = has_means(recipe);
   spec.created = recipe.created;
   const format::WriterOptions options{.force = recipe.force, .mode = recipe.mode};

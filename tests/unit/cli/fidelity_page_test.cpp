@@ -192,6 +192,40 @@ TEST_CASE("what a pool says is text, never markup") {
   CHECK(has(named, "<title>&lt;b&gt;&quot;&amp;.pkv - polykv</title>"));
 }
 
+TEST_CASE("where positions are dropped the page shows the document, whatever its text") {
+  PoolRecipe recipe = mixed();
+  recipe.kept = {{{{4, 300}}}, {{{20, 40}, {250, 300}}}, {}, {{{100, 101}}}};
+  recipe.open_text = "</div></details><script>alert(3)</script>\r\n\xe2\x80\xae]]>";
+  recipe.fidelity = whole_fidelity(4).dump();
+  const std::string page = page_of(recipe);
+  CHECK(has(page, "<h2>What is kept</h2>"));
+  CHECK(has(page,
+            "&lt;/div&gt;&lt;/details&gt;&lt;script&gt;alert(3)&lt;/script&gt;\n\xe2\x80\xae]]&gt;</div></details>"));
+  CHECK_FALSE(has(page, "<script"));
+  CHECK(has(page, "layer 0, positions 0 to 3: 100 %"));
+  CHECK(has(page, "layer 1, positions 295 to 299: 0 %"));
+  CHECK(has(page, "Positions 0 to 299: 32 % kept<"));  // (300 + 74 + 4 + 5) / 1200
+  CHECK(count(page, "class=\"k") > 2 * 64);
+  // Nothing of the document, where all of it is kept.
+  recipe.kept.clear();
+  CHECK_FALSE(has(page_of(recipe), "alert(3)"));
+  CHECK_FALSE(has(page_of(recipe), "What is kept"));
+}
+
+TEST_CASE("columns of a heat map stand for so many of what their axis counts") {
+  HeatMap map{.description = "", .row_name = "r", .column_name = "c", .num_rows = 1, .num_columns = 4, .cells = {}};
+  for (int i = 0; i < 4; ++i) map.cells.push_back({"", "k1", ""});
+  const std::string plain = heat_map_svg(map);
+  CHECK(has(plain, "class=\"tick\">3<"));
+  CHECK_FALSE(has(plain, "class=\"tick\">4<"));
+  map.first_column = 1000;
+  map.column_step = 25;
+  const std::string wide = heat_map_svg(map);
+  CHECK(has(wide, "class=\"tick\">1000<"));
+  CHECK(has(wide, "class=\"tick\">1090<"));
+  CHECK_FALSE(has(wide, "class=\"tick\">1100<"));
+}
+
 TEST_CASE("numbers of a wrong type, size or range are not drawn") {
   const auto section_of = [](const ordered_json& change) {
     ordered_json fidelity = whole_fidelity(4);
