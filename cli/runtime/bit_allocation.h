@@ -16,8 +16,8 @@
 namespace polykv::runtime {
 
 // What the KL divergence of a model's answers grows with when keys or values are in a codec: relative to an error as
-// large as the vectors, as Sensitivity wants it. Measured, see spec/retention.md section 6.3: at few bits keys lose more
-// than their square error says, since softmax is not linear. Codecs 1 to 8; k8 is not rotated.
+// large as the vectors, as Sensitivity wants it. Measured, see spec/retention.md section 6.3: at few bits keys lose
+// more than their square error says, since softmax is not linear. Codecs 1 to 8; k8 is not rotated.
 double key_codec_loss(format::CodecId codec);
 double value_codec_loss(format::CodecId codec);
 
