@@ -214,8 +214,8 @@ class Build {
     };
     Repetition repetition{*request_.model, *request_.chat, open_text_, ids_, runner_, prefill_options_, source};
     repetition.options.on_progress = [&](double share) { return progress("repeat", share).has_value(); };
-    std::vector<std::uint32_t> ends = {shape_.num_tokens};
-    if (has_twin()) ends.insert(ends.begin(), tail_begin(shape_.num_tokens));
+    // The twin's end is a chunk's end whether there is a twin or not: what is kept does not depend on probes.
+    const std::uint32_t ends[] = {tail_begin(shape_.num_tokens), shape_.num_tokens};
     POLYKV_TRY(auto scores, score_kvzip(repetition, ends, workers_));
     if (has_twin()) of_twin.set_repeated(std::move(scores.front()));
     retention.set_repeated(std::move(scores.back()));

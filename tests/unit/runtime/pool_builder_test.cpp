@@ -323,6 +323,26 @@ TEST_CASE("a build by a plan keeps in each layer what its policy alone keeps of 
   }
 }
 
+TEST_CASE("kvzip keeps the same positions whether a pool is probed or not") {
+  const TemporaryFolder folder;
+  core::Workers workers(2);
+  tests::StepPrefill prefill(workers);
+  for (const bool probe : {false, true}) {
+    const auto built = tests::build_model_pool(tests::model_path(kModel), kText, folder / (probe ? "a.pkv" : "b.pkv"),
+                                               prefill, workers, [&](BuildRequest& request) {
+                                                 request.codec = *core::parse_codec_name("f16");
+                                                 request.retention = parse_retention("kvzip");
+                                                 request.retention->keep_share = 0.5;
+                                                 request.accept_loss = true;
+                                                 request.probe = probe;
+                                               });
+    INFO((built ? "" : built.error().message));
+    REQUIRE(built.has_value());
+  }
+  const OpenPool probed = open_pool(folder / "a.pkv"), other = open_pool(folder / "b.pkv");
+  CHECK(probed.reader.superblock().file_id == other.reader.superblock().file_id);
+}
+
 // Does something to the world in the middle of a prefill.
 class DisturbedPrefill : public tests::RandomPrefill {
  public:
