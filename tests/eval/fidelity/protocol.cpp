@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <ranges>
 
 #include "cli/commands/pool_memory.h"
 #include "cli/runtime/bit_allocation.h"
@@ -106,12 +105,13 @@ format::Result<double> hits_of(const Protocol& protocol, const Window& window, c
 std::optional<tests::Collected> merged_kv(const ScoredText& text, const runtime::Retention& retention,
                                           const runtime::KeptPositions& kept) {
   const format::KvShape& shape = text.shape();
-  const auto layers = std::views::iota(0u, shape.num_layers);
-  const auto merges = [&](std::uint32_t layer) { return retention.merges(layer); };
-  if (std::ranges::none_of(layers, merges)) return std::nullopt;
+  std::vector<std::uint32_t> merging;
+  for (std::uint32_t layer = 0; layer < shape.num_layers; ++layer)
+    if (retention.merges(layer)) merging.push_back(layer);
+  if (merging.empty()) return std::nullopt;
   tests::Collected kv = text.kv();
   const std::size_t size = std::size_t{shape.num_tokens} * shape.head_dim;
-  for (const std::uint32_t layer : layers | std::views::filter(merges))
+  for (const std::uint32_t layer : merging)
     for (std::uint32_t head = 0; head < shape.num_kv_heads; ++head)
       retention.merge(layer, head, kept[layer * shape.num_kv_heads + head],
                       std::span(kv.keys[layer]).subspan(head * size, size),
