@@ -586,10 +586,10 @@ CommandSpec calibrate_command() {
             .value = "SIGNAL",
             .target = &Options::sensitivity,
             .kind = ValueKind::kChoice,
-            .fallback = "entropy",
+            .fallback = "perplexity",
             .choices = {"entropy", "perplexity"},
             .help = "What a layer's share of the positions goes by: entropy, of its attention; or perplexity, the most "
-                    "that any policy in it adds."},
+                    "that any policy but a reconstruction adds in it."},
            force_option(),
            threads_option(),
            json_option("Print one JSON object (schema polykv.calibrate/1) instead of text.")},

@@ -64,15 +64,17 @@ def layer_plans(path, folder):
     layers = plan["phases"]["prefill"]["layers"]
     entropy = [layer["sensitivity"] for layer in layers]
     paths = {}
-    for among, names in (("paper", PAPER), ("all", list(layers[0]["cosine"]))):
+    candidates = {"paper": PAPER, "paper less CaM": [name for name in PAPER if name != "cam"]}
+    candidates["all"] = list(layers[0]["cosine"])
+    for among, names in candidates.items():
         for preference in SIGNS:
             for sensitivity in ("perplexity", "entropy") if preference == "cosine" else ("perplexity",):
                 for layer, of_attention in zip(layers, entropy, strict=True):
                     layer["policy"] = preferred(layer, names, preference)
-                    largest = max(0, *layer["perplexity"].values())
+                    largest = max(0, *(layer["perplexity"][name] for name in names))
                     layer["sensitivity"] = of_attention if sensitivity == "entropy" else largest
                 plan["calibration"] |= {"preference": preference, "sensitivity": sensitivity}
-                file = folder / f"{among}-{preference}-{sensitivity}.json"
+                file = folder / f"{among.replace(' ', '-')}-{preference}-{sensitivity}.json"
                 file.write_text(json.dumps(plan), encoding="utf-8")
                 paths[f"{preference} among {among}, {sensitivity}"] = f"{file}"
                 paths[f"{preference} among {among}, uniform"] = f"{file}+uniform"

@@ -17,7 +17,7 @@ with Workplace() as place:
     for i, name in enumerate(texts):
         (work / name).write_text(SOURCE[2000 * i : 2000 * i + 4000])
 
-    place.run("calibrate", *texts, "-o", "plan.json", *COMMON)
+    place.run("calibrate", *texts, "-o", "plan.json", *COMMON, "--sensitivity", "entropy")
     plan = json.loads((work / "plan.json").read_text())
     expect(place.files() == sorted([*texts, "plan.json"]), f"left behind: {place.files()}")
     layers, of_tails = (plan["phases"][phase]["layers"] for phase in ("prefill", "decode"))
@@ -30,8 +30,7 @@ with Workplace() as place:
 
     # The same again, by the other signals: what was measured is the same.
     out, _ = place.run(
-        "calibrate", *texts, "-o", "other.json", *COMMON, "--preference", "perplexity", "--sensitivity", "perplexity",
-        "--json", "-t", "1",
+        "calibrate", *texts, "-o", "other.json", *COMMON, "--preference", "perplexity", "--json", "-t", "1",
     )  # fmt: skip
     report, other = json.loads(out), json.loads((work / "other.json").read_text())
     expect(report["schema"] == "polykv.calibrate/1" and report["runs"] == 5 * 3 * (14 + 6), report)
@@ -40,10 +39,11 @@ with Workplace() as place:
         expect(layer["cosine"] == again["cosine"] and layer["perplexity"] == again["perplexity"], again)
         best = min(again["perplexity"], key=again["perplexity"].get)
         expect(again["policy"] == best, f"{again['policy']} is not the best of {again['perplexity']}")
-        expect(again["sensitivity"] == max(0, *again["perplexity"].values()), again)
+        sure = [value for policy, value in again["perplexity"].items() if policy not in ("scissorhands", "cam")]
+        expect(again["sensitivity"] == max(0, *sure), again)
 
     # Interrupted after a text: what is finished stays, and the same command makes the same plan.
-    command = ["calibrate", *texts, "-o", "stopped.json", *map(str, COMMON)]
+    command = ["calibrate", *texts, "-o", "stopped.json", *map(str, COMMON), "--sensitivity", "entropy"]
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         (work / "stopped.json").unlink(missing_ok=True)
         process = subprocess.Popen(

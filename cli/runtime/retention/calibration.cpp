@@ -20,9 +20,13 @@ double mean_over_rows(std::span<const CalibrationTable> tables, std::uint32_t Ca
   return sum / weight;
 }
 
-double largest_loss(std::span<const LayerPlan::PolicyValue> perplexity) {
+// A reconstruction has no say: CaM's, in the first layer alone, adds hundreds where others add a fifth, and the budget
+// would be that layer's.
+double largest_loss(std::span<const RetentionPolicy* const> policies,
+                    std::span<const LayerPlan::PolicyValue> perplexity) {
   double largest = 0.0;
-  for (const LayerPlan::PolicyValue& value : perplexity) largest = std::max(largest, value.value);
+  for (std::size_t i = 0; i < policies.size(); ++i)
+    if (!policies[i]->is_reconstruction) largest = std::max(largest, perplexity[i].value);
   return largest;
 }
 
@@ -93,8 +97,8 @@ std::vector<LayerPlan::Layer> choose_layers(std::span<const RetentionPolicy* con
     layer.policy = policies[preferred(layer, preference)];
     std::vector<const std::vector<double>*> attention;
     for (const CalibrationTable& table : tables) attention.push_back(&table.layers[l].attention);
-    layer.sensitivity =
-        sensitivity == SensitivitySignal::kEntropy ? attention_entropy(attention) : largest_loss(layer.perplexity);
+    layer.sensitivity = sensitivity == SensitivitySignal::kEntropy ? attention_entropy(attention)
+                                                                   : largest_loss(policies, layer.perplexity);
   }
   return layers;
 }

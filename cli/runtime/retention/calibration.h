@@ -42,8 +42,8 @@ double attention_entropy(std::span<const std::vector<double>* const> attention);
 
 // The plan's layers of one phase: the preferred policy, of equal ones the first (by recall: the one of least kld); the
 // sensitivity; and, of each policy, the mean cosine (Eq. 2), the change of perplexity (Eq. 3), kld and recall over all
-// rows of all texts. Sensitivity is the entropy of attention (Eq. 4) or the largest change of perplexity (Eq. 5), a
-// negative one counting as none.
+// rows of all texts. Sensitivity is the entropy of attention (Eq. 4) or the largest change of perplexity (Eq. 5) by any
+// policy that is not a reconstruction, a negative one counting as none.
 //   policies  calibrated_policies(phase); `tables` at least one, all of them of the same layers and policies
 std::vector<LayerPlan::Layer> choose_layers(std::span<const RetentionPolicy* const> policies,
                                             std::span<const CalibrationTable> tables, Phase phase,

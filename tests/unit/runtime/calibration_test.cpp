@@ -96,6 +96,15 @@ TEST_CASE("the preferred policy and the sensitivity of each layer, texts weighed
   CHECK(choose(Preference::kRecall) == std::vector<std::string>{"snapkv", "keydiff", "keydiff"});
 }
 
+TEST_CASE("a reconstruction has no say in how sensitive a layer is") {
+  const std::vector<const RetentionPolicy*> policies = {find_retention_policy("snapkv"), find_retention_policy("cam")};
+  REQUIRE(policies[1]->is_reconstruction);
+  const CalibrationTable one = table(10, 48, 1.0, {layer({1.0}, {{0.9, 0.1}, {1.5, 9.0}, {0.1, 5.0}, {1.0, 0.0}})});
+  const auto layers =
+      choose_layers(policies, {&one, 1}, Phase::kPrefill, Preference::kCosine, SensitivitySignal::kPerplexity);
+  CHECK(layers[0].sensitivity == Approx(std::exp(1.5) - std::exp(1.0)).margin(20 * kRounding));
+}
+
 TEST_CASE("each phase goes by its own signals") {
   CalibrationTable both = table(10, 48, 1.0, {{{1.0}, {}}});
   both.layers[0].phases[0] = {{0.9, 0.8}, {1.0, 2.0}, {0.0, 1.0}, {1.0, 0.0}};
