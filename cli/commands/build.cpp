@@ -18,7 +18,6 @@ namespace {
 
 using format::Error;
 using format::ErrorCode;
-using runtime::Document;
 
 constexpr std::uint32_t kFewPositions = 512;  // fewer free positions than this are worth a warning
 
@@ -81,13 +80,8 @@ int run_build(const Options& options, Report& report) {
   if (!choice) return report.error({}, choice.error());
   const auto retain = read_retain_option(options);
   if (!retain) return report.error({}, retain.error());
-  std::vector<Document> documents;
-  for (const std::string& path : options.operands) {
-    auto document = read_document(path);
-    if (!document) return report.error(path, document.error());
-    documents.push_back(std::move(document).value());
-  }
-  if (const auto status = runtime::check_documents(documents); !status) return report.error({}, status.error());
+  const auto documents = read_documents(options.operands);
+  if (!documents) return report.error({}, documents.error());
 
   const auto path = runtime::locate_model(options.model);
   if (!path) return report.error({}, path.error());
@@ -98,7 +92,7 @@ int run_build(const Options& options, Report& report) {
       runtime::make_chat_template(options.template_name, model->file.chat_template(), options.system, model->tokenizer);
   if (!chat) return report.error(path->string(), chat.error());
 
-  runtime::BuildRequest request{&*model, &*chat, options.system, documents, *choice, source_date_epoch()};
+  runtime::BuildRequest request{&*model, &*chat, options.system, *documents, *choice, source_date_epoch()};
   request.retention = retain->choice;
   request.accept_loss = options.accept_loss;
   request.probe = !options.no_probe;

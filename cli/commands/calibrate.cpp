@@ -239,18 +239,13 @@ int run_calibrate(const Options& options, Report& report) {
   std::error_code ignored;
   if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.output, ignored)))
     return report.error(options.output, Error(ErrorCode::kExists, "exists already; --force replaces it"));
-  std::vector<runtime::Document> documents;
-  for (const std::string& path : options.operands) {
-    auto document = read_document(path);
-    if (!document) return report.error(path, document.error());
-    documents.push_back(std::move(document).value());
-  }
-  if (const auto status = runtime::check_documents(documents); !status) return report.error({}, status.error());
+  const auto documents = read_documents(options.operands);
+  if (!documents) return report.error({}, documents.error());
   const auto path = runtime::locate_model(options.model);
   if (!path) return report.error({}, path.error());
   const auto model = runtime::open_model(*path, runtime::DigestPolicy::kFull);
   if (!model) return report.error(path->string(), model.error());
-  auto texts = tokenize(*model, documents);
+  auto texts = tokenize(*model, *documents);
   if (!texts) return report.error({}, texts.error());
   auto runner = runtime::make_prefill_runner(runtime::default_prefill_type());
   if (!runner) return report.error({}, runner.error());

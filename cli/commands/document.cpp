@@ -45,8 +45,6 @@ format::Result<std::string> text_of_pool(std::span<const std::byte> bytes) {
   return format::older_source_text(bytes);
 }
 
-}  // namespace
-
 format::Result<Document> read_document(const std::string& path) {
   if (path == "-") {
     POLYKV_TRY(std::string text, read_stdin());
@@ -59,6 +57,19 @@ format::Result<Document> read_document(const std::string& path) {
     POLYKV_TRY(document.text, text_of_pool(bytes));
   }
   return document;
+}
+
+}  // namespace
+
+format::Result<std::vector<Document>> read_documents(std::span<const std::string> paths) {
+  std::vector<Document> documents;
+  for (const std::string& path : paths) {
+    auto document = read_document(path);
+    if (!document) return Error(document.error().code, document.error().offset, path + ": " + document.error().message);
+    documents.push_back(std::move(document).value());
+  }
+  POLYKV_CHECK_STATUS(runtime::check_documents(documents));
+  return documents;
 }
 
 }  // namespace polykv::cli
