@@ -175,6 +175,7 @@ Status PoolReader::State::check_means() const {
     return std::any_of(runs.begin(), runs.end(), [](const Run& run) { return key_codec_removes_mean(run.key_codec); });
   });
   if (expected == (find(SectionKind::kMeans) != nullptr)) return {};
+  if (expected && superblock.has_parent()) return {};  // its parent's
   return Error{ErrorCode::kBadSectionTable, kSectionTableOffset,
                expected ? "section table: there is no section means, but a codec that needs it"
                         : "section table: there is a section means, but no codec that needs it"};
@@ -208,7 +209,8 @@ Status PoolReader::State::check_fingerprints() const {
 
 Status PoolReader::State::open() {
   POLYKV_TRY(superblock, parse_ends(file, superblock_page));
-  POLYKV_TRY(sections, parse_section_table(superblock_page, superblock.num_sections, superblock.file_bytes));
+  POLYKV_TRY(sections, parse_section_table(superblock_page, superblock.num_sections, superblock.file_bytes,
+                                           superblock.num_sinks > 0));
   POLYKV_CHECK_STATUS(check_sizes());
   POLYKV_CHECK_STATUS(load_chunk_table());
   POLYKV_TRY(const std::vector<std::byte> identity_bytes, copy_section(SectionKind::kIdentity));
@@ -305,6 +307,7 @@ std::span<const SectionEntry> PoolReader::sections() const { return state_->sect
 const KvShape& PoolReader::shape() const { return state_->superblock.shape; }
 std::uint32_t PoolReader::first_position() const { return state_->superblock.first_position; }
 std::uint32_t PoolReader::num_sinks() const { return state_->superblock.num_sinks; }
+Digest PoolReader::superblock_digest() const { return sha256(state_->superblock_page); }
 const Identity& PoolReader::identity() const { return state_->identity; }
 const Layout& PoolReader::layout() const { return state_->layout; }
 const Tokens& PoolReader::tokens() const { return state_->tokens; }

@@ -37,6 +37,8 @@ class PoolReader {
   const KvShape& shape() const;
   std::uint32_t first_position() const;  // 0 for a base pool
   std::uint32_t num_sinks() const;       // min(4, num_tokens) for a base pool, else 0
+  // What pools that extend this one call it: SHA-256 of the superblock as it was checked.
+  Digest superblock_digest() const;
   const Identity& identity() const;
   const Layout& layout() const;
 

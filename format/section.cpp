@@ -159,7 +159,7 @@ std::uint64_t number_chunks(std::span<SectionEntry> sections) {
 }
 
 Result<std::vector<SectionEntry>> parse_section_table(std::span<const std::byte> superblock, std::uint32_t num_sections,
-                                                      std::uint64_t file_bytes) {
+                                                      std::uint64_t file_bytes, bool has_sinks) {
   std::vector<SectionEntry> sections;
   for (std::uint32_t i = 0; i < num_sections; ++i) {
     const std::uint64_t at = kSectionTableOffset + i * kSectionEntryBytes;
@@ -172,8 +172,8 @@ Result<std::vector<SectionEntry>> parse_section_table(std::span<const std::byte>
     sections.push_back(entry);
   }
   for (const KnownSection& known : kKnownSections) {
-    const bool optional =
-        known.kind == SectionKind::kPages || known.kind == SectionKind::kMeans || known.kind == SectionKind::kFidelity;
+    const bool optional = known.kind == SectionKind::kPages || known.kind == SectionKind::kMeans ||
+                          known.kind == SectionKind::kFidelity || (known.kind == SectionKind::kSinks && !has_sinks);
     if (!optional && find_section(sections, known.kind) == nullptr) {
       return Error{ErrorCode::kBadSectionTable, kSectionTableOffset,
                    "section table: there is no section " + std::string(known.name)};

@@ -88,10 +88,10 @@ std::uint64_t number_chunks(std::span<SectionEntry> sections);
 
 // `superblock` is kSuperblockBytes long; num_sections is at most kMaxSections. Checks that the kinds are known or may
 // be skipped, ascend, and that the sections, padded to kSectionAlignment and no further, tile the file from the
-// superblock to the trailer. Chunks are numbered. Errors: kUnknownSection, kBadSectionTable, kBadReserved,
-// kLimitExceeded.
+// superblock to the trailer. Chunks are numbered. `has_sinks`: as a pool without a parent. Errors: kUnknownSection,
+// kBadSectionTable, kBadReserved, kLimitExceeded.
 Result<std::vector<SectionEntry>> parse_section_table(std::span<const std::byte> superblock, std::uint32_t num_sections,
-                                                      std::uint64_t file_bytes);
+                                                      std::uint64_t file_bytes, bool has_sinks);
 void serialize_section_table(std::span<const SectionEntry> sections, std::span<std::byte> superblock);
 
 }  // namespace polykv::format

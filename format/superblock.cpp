@@ -128,8 +128,7 @@ Status check_start(std::span<const std::byte> page, std::uint16_t oldest_minor) 
   if (unknown != 0) {
     const int bit = __builtin_ctzll(unknown);
     return Error{ErrorCode::kUnsupportedFeature, kIncompatOffset,
-                 "superblock: features_incompat has bit " + std::to_string(bit) +
-                     ((unknown & kFeatureParent) != 0 ? " (a parent pool)" : "") + ", which needs a newer polykv"};
+                 "superblock: features_incompat has bit " + std::to_string(bit) + ", which needs a newer polykv"};
   }
   const std::uint64_t expected = load_le64(page.data() + kChecksumOffset);
   const std::uint64_t found = xxh3_64(page.first(kChecksumOffset));
@@ -173,18 +172,20 @@ Status check_file_bytes(std::uint64_t declared, std::uint64_t file_bytes) {
   return {};
 }
 
-// A base pool: no parent, first position 0, its first positions kept raw.
+// A base pool: no parent, first position 0, its first positions kept raw. Another: a parent, and where it ends.
 Status check_positions(const Superblock& superblock, std::span<const std::byte> page) {
-  if (superblock.first_position != 0) {
-    return wrong_field(ErrorCode::kMalformed, kFirstPositionOffset, "first_position", superblock.first_position, "0");
+  const std::uint32_t first = superblock.first_position, most = kMaxTokens - superblock.shape.num_tokens;
+  if (superblock.has_parent() ? first == 0 || first > most : first != 0) {
+    return wrong_field(ErrorCode::kMalformed, kFirstPositionOffset, "first_position", first,
+                       superblock.has_parent() ? "1 to " + std::to_string(most) + ", after a parent" : "0");
   }
-  const std::uint32_t num_sinks = std::min(kNumSinks, superblock.shape.num_tokens);
+  const std::uint32_t num_sinks = superblock.has_parent() ? 0 : std::min(kNumSinks, superblock.shape.num_tokens);
   if (superblock.num_sinks != num_sinks) {
     return wrong_field(ErrorCode::kMalformed, kNumSinksOffset, "num_sinks", superblock.num_sinks,
                        std::to_string(num_sinks));
   }
   const std::size_t used = find_nonzero(page.subspan(kParentTokensOffset, kReserved2Offset - kParentTokensOffset));
-  if (used != kReserved2Offset - kParentTokensOffset) {
+  if (!superblock.has_parent() && used != kReserved2Offset - kParentTokensOffset) {
     return Error{ErrorCode::kMalformed, kParentTokensOffset + used,
                  "superblock: a parent is named without its feature bit"};
   }

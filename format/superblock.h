@@ -23,9 +23,9 @@ inline constexpr std::uint16_t kOldestMinor = 1;
 inline constexpr char kWriterName[] = "polykv 0.1.0";
 inline constexpr char kMinReader[] = "polykv 0.1.0";
 
-// Bits of features_incompat. This version writes none and reads none.
+// Bits of features_incompat.
 inline constexpr std::uint64_t kFeatureParent = 1;  // the pool extends another one
-inline constexpr std::uint64_t kKnownIncompatFeatures = 0;
+inline constexpr std::uint64_t kKnownIncompatFeatures = kFeatureParent;
 
 inline constexpr std::array<std::uint8_t, 8> kMagic = {0x89, 'P', 'K', 'V', '\r', '\n', 0x1a, '\n'};
 
@@ -45,13 +45,15 @@ struct Superblock {
   Digest codec_fingerprint{};
   KvShape shape;
   std::uint32_t num_chunks = 0;
-  std::uint32_t first_position = 0;  // 0 for a base pool
-  std::uint32_t num_sinks = 0;       // min(4, num_tokens) for a base pool
+  std::uint32_t first_position = 0;  // 0 for a base pool, where its parent ends for another
+  std::uint32_t num_sinks = 0;       // min(4, num_tokens) for a base pool, 0 for another
   std::uint64_t created = 0;         // seconds since 1970, or 0
   std::string writer = kWriterName;
   std::string min_reader = kMinReader;
   Digest parent_tokens_fingerprint{};  // zero for a base pool, like the next one
   Digest parent_digest{};              // SHA-256 of the parent's superblock
+
+  bool has_parent() const { return (features_incompat & kFeatureParent) != 0; }
 };
 
 using Page = std::array<std::byte, kSuperblockBytes>;

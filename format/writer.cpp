@@ -222,12 +222,14 @@ Result<Metadata> serialize_metadata(PoolSpec& spec) {
   if (const auto parsed = Identity::parse(metadata.identity); !parsed) return parsed.error();
   Tokens parsed_tokens;
   POLYKV_CHECK_STATUS(parse_tokens(metadata.tokens, spec.shape.num_tokens, tokens.text.size(), parsed_tokens));
-  if (const auto parsed = Layout::parse(metadata.layout, spec.shape, 0, metadata.pages_bytes); !parsed)
+  const std::uint32_t first_position = spec.parent ? spec.parent->end : 0;
+  if (const auto parsed = Layout::parse(metadata.layout, spec.shape, first_position, metadata.pages_bytes); !parsed)
     return parsed.error();
   bool needs_means = false;
   for (const std::vector<Run>& runs : spec.layout.runs) {
     for (const Run& run : runs) needs_means = needs_means || key_codec_removes_mean(run.key_codec);
   }
+  needs_means = needs_means && !(spec.parent && spec.parent->chain_has_means);
   if (needs_means != spec.has_means) {
     return Error{ErrorCode::kBadLayout, needs_means ? "a key codec of the layout needs means, has_means is false"
                                                     : "no key codec of the layout needs means, has_means is true"};
@@ -257,12 +259,20 @@ Result<PoolWriter> PoolWriter::create(const std::filesystem::path& path, PoolSpe
   state->scratch = options.scratch;
   Superblock& superblock = state->superblock;
   superblock.shape = shape;
-  superblock.num_sinks = std::min(kNumSinks, shape.num_tokens);
+  if (spec.parent) {
+    superblock.features_incompat = kFeatureParent;
+    superblock.first_position = spec.parent->end;
+    superblock.parent_tokens_fingerprint = spec.parent->tokens_fingerprint;
+    superblock.parent_digest = spec.parent->digest;
+  } else {
+    superblock.num_sinks = std::min(kNumSinks, shape.num_tokens);
+  }
   superblock.created = spec.created;
   superblock.model_fingerprint = spec.identity.model_fingerprint();
   superblock.tokenizer_fingerprint = spec.identity.tokenizer_fingerprint();
   superblock.codec_fingerprint = spec.identity.codec_fingerprint();
-  superblock.tokens_fingerprint = tokens_fingerprint(spec.tokens.ids, 0, superblock.parent_tokens_fingerprint);
+  superblock.tokens_fingerprint =
+      tokens_fingerprint(spec.tokens.ids, superblock.first_position, superblock.parent_tokens_fingerprint);
 
   const std::uint64_t values_per_layer = std::uint64_t{shape.num_kv_heads} * shape.head_dim;
   state->sinks_per_layer = values_per_layer * superblock.num_sinks * 4;
@@ -349,7 +359,9 @@ Status PoolWriter::finish(std::string_view fidelity) {
   state.failed = true;  // finish() once
   state.map.reset();    // what is mapped stays in the cache, and would be read back from there
   const std::vector<std::byte> layout = state.layout.serialize(state.superblock.shape);
-  if (const auto parsed = Layout::parse(layout, state.superblock.shape, 0, state.layer_pages.back()); !parsed)
+  if (const auto parsed =
+          Layout::parse(layout, state.superblock.shape, state.superblock.first_position, state.layer_pages.back());
+      !parsed)
     return parsed.error();
   POLYKV_CHECK_STATUS(state.append(SectionKind::kLayout, layout));
   state.add_section(SectionKind::kFidelity, fidelity.size());

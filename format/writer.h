@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "format/checksum.h"
 #include "format/identity.h"
 #include "format/layout.h"
 #include "format/shape.h"
@@ -17,13 +19,22 @@
 
 namespace polykv::format {
 
+// The pool that another one extends.
+struct ParentLink {
+  Digest tokens_fingerprint;
+  Digest digest;                 // SHA-256 of its superblock
+  std::uint32_t end = 0;         // one past its last position
+  bool chain_has_means = false;  // its own or an ancestor's
+};
+
 struct PoolSpec {
   KvShape shape;
   Identity identity;
   Tokens tokens;
-  Layout layout;              // placed by the writer, which also gets the exponents later
-  bool has_means = false;     // true exactly if a key codec of the layout removes the mean
-  std::uint64_t created = 0;  // SOURCE_DATE_EPOCH or 0
+  Layout layout;           // placed by the writer, which also gets the exponents later
+  bool has_means = false;  // true exactly if a key codec of the layout removes the mean, and no ancestor has any
+  std::optional<ParentLink> parent = {};  // its positions, which are the whole chain's, begin at the parent's end
+  std::uint64_t created = 0;              // SOURCE_DATE_EPOCH or 0
 };
 
 struct WriterOptions {

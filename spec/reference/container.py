@@ -25,7 +25,7 @@ KINDS = {
     7: ("means", 1), 8: ("fidelity", 0), 64: ("chunk_table", 1), 65: ("digests", 1),
 }  # fmt: skip
 ALWAYS_THERE = [1, 2, 3, 4, 6, 64, 65]
-CHUNK_TABLE, DIGESTS = 64, 65
+SINKS, CHUNK_TABLE, DIGESTS = 6, 64, 65
 
 
 class Refused(Exception):
@@ -92,7 +92,7 @@ def read_superblock(file):
     refuse_if(u32(block, 8) == 0x04030201, "kForeignByteOrder", 8, "the file is big-endian")
     refuse_if(u32(block, 8) != 0x01020304, "kMalformed", 8, "byte_order")
     refuse_if((u16(block, 12), u16(block, 14)) != (0, 3), "kUnsupportedVersion", 12, "major and minor")
-    refuse_if(u64(block, 48) != 0, "kUnsupportedFeature", 48, "features_incompat")
+    refuse_if(u64(block, 48) > 1, "kUnsupportedFeature", 48, "features_incompat")
     refuse_if(u64(block, 4088) != xxh3_64(block[:4088]), "kBadChecksum", 4088, "checksum of the superblock")
     refuse_if(block[264] != 1, "kUnknownAlgorithm", 264, "checksum_algorithm")
     refuse_if(block[265] != 1, "kUnknownAlgorithm", 265, "digest_algorithm")
@@ -109,7 +109,7 @@ def read_superblock(file):
         "file_bytes": u64(block, 24),
         "features_compat": u64(block, 32),
         "features_rewrite": u64(block, 40),
-        "features_incompat": 0,
+        "features_incompat": u64(block, 48),
         "file_id": block[56:72],
         "model_fingerprint": block[72:104],
         "tokenizer_fingerprint": block[104:136],
@@ -126,11 +126,18 @@ def read_superblock(file):
         "created": u64(block, 272),
         "writer": ascii_field(block, 280),
         "min_reader": ascii_field(block, 312),
+        "parent_tokens_fingerprint": block[344:376],
+        "parent_digest": block[376:408],
     }
     check_limits(header)
-    refuse_if(header["first_position"] != 0, "kMalformed", 256, "first_position")
-    refuse_if(header["num_sinks"] != min(4, header["num_tokens"]), "kMalformed", 260, "num_sinks")
-    refuse_nonzero(block[344:408], 344, "kMalformed", "a pool without a parent names one")
+    if header["features_incompat"] == 1:  # section 15
+        most = 2**30 - header["num_tokens"]
+        refuse_if(not 1 <= header["first_position"] <= most, "kMalformed", 256, "first_position")
+        refuse_if(header["num_sinks"] != 0, "kMalformed", 260, "num_sinks")
+    else:
+        refuse_if(header["first_position"] != 0, "kMalformed", 256, "first_position")
+        refuse_if(header["num_sinks"] != min(4, header["num_tokens"]), "kMalformed", 260, "num_sinks")
+        refuse_nonzero(block[344:408], 344, "kMalformed", "a pool without a parent names one")
     table_end = 512 + 128 * header["num_sections"]
     for begin, end in ((266, 272), (408, 512), (table_end, 3584), (3584, 4088)):
         refuse_nonzero(block[begin:end], begin)
@@ -201,6 +208,8 @@ def read_section_table(file, header):
         sections.append(section)
         last_kind = kind
     for kind in ALWAYS_THERE:
+        if kind == SINKS and header["features_incompat"] == 1:
+            continue
         refuse_if(kind not in [s["kind"] for s in sections], "kBadSectionTable", 512, f"no {KINDS[kind][0]}")
     refuse_if(sections[-1]["kind"] != DIGESTS, "kBadSectionTable", 512, "the digests are not last")
     check_tiling(sections, header["file_bytes"] - TRAILER_BYTES)

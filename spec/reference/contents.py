@@ -206,4 +206,7 @@ def check_optional_sections(pool, heads, pages_bytes):
     size = pool.by_kind[5]["bytes"] if 5 in pool.by_kind else 0
     refuse_if(size != pages_bytes, "kBadLayout", pool.offset(4), "the runs' pages are not those of the section")
     needs_means = any(pages.removes_mean(run["key_codec"]) for head in heads for run in head)
-    refuse_if((7 in pool.by_kind) != needs_means, "kBadSectionTable", 512, "means: missing or surplus")
+    of_parent = needs_means and pool.header["features_incompat"] == 1 and 7 not in pool.by_kind
+    refuse_if(
+        (7 in pool.by_kind) != needs_means and not of_parent, "kBadSectionTable", 512, "means: missing or surplus"
+    )

@@ -59,7 +59,9 @@ def check_fingerprints(pool, fields, ids):
         "model_fingerprint": of(b"polykv/model/1", b"model", b"rope", b"adapters"),
         "tokenizer_fingerprint": of(b"polykv/tokenizer/1", b"tokenizer", b"template"),
         "tokens_fingerprint": sha256(
-            b"polykv/tokens/1" + bytes(32) + b"".join(number.to_bytes(4, "little") for number in numbers)
+            b"polykv/tokens/1"
+            + header["parent_tokens_fingerprint"]
+            + b"".join(number.to_bytes(4, "little") for number in numbers)
         ),
         "codec_fingerprint": of(b"polykv/codec/1", b"codec"),
     }
@@ -76,7 +78,7 @@ def read_values(pool, sets, heads, check_only):
     header = pool.header
     head_dim, num_sinks = header["head_dim"], header["num_sinks"]
     vector_bytes = 2 * head_dim
-    sinks = pool.contents(6)
+    sinks = pool.contents(6) if num_sinks else b""
     for number, head in enumerate(heads):
         kept = {}
         transform = None

@@ -142,7 +142,9 @@ inline void seal_fingerprints(std::vector<std::byte>& pool, std::span<const form
   const std::span<const std::byte> tokens = bytes_of(format::SectionKind::kTokens);
   std::vector<std::uint32_t> ids(tokens.size() / format::kTokenBytes);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = format::load_le32(tokens.data() + 4 * i);
-  superblock.tokens_fingerprint = format::tokens_fingerprint(ids, format::load_le32(pool.data() + 256), {});
+  format::Digest parent;  // its tokens' fingerprint
+  std::memcpy(parent.data(), pool.data() + 344, parent.size());
+  superblock.tokens_fingerprint = format::tokens_fingerprint(ids, format::load_le32(pool.data() + 256), parent);
   store(pool, 72, superblock.model_fingerprint);
   store(pool, 104, superblock.tokenizer_fingerprint);
   store(pool, 168, superblock.tokens_fingerprint);

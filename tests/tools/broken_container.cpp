@@ -33,7 +33,6 @@ void break_start(BrokenMaker& maker) {
   // The version is one field of two numbers.
   maker.change("start-minor", ErrorCode::kUnsupportedVersion, 12, good, kSealEnds,
                [](Bytes& pool) { pool[14] = std::byte{4}; });
-  maker.superblock8("start-incompat-parent", ErrorCode::kUnsupportedFeature, 48, 1);
   maker.change("start-incompat-unknown", ErrorCode::kUnsupportedFeature, 48, good, kSealEnds,
                [](Bytes& pool) { pool[55] = std::byte{0x80}; });
   maker.add("superblock-checksum", ErrorCode::kBadChecksum, 4088, poked(272, 1));
@@ -62,6 +61,7 @@ void break_superblock(BrokenMaker& maker) {
   maker.superblock32("superblock-num-chunks", ErrorCode::kBadSectionSize, 248, 6);
   maker.superblock32("superblock-chunk-bytes", malformed, 252, 262145);
   maker.superblock32("superblock-first-position", malformed, 256, 1);
+  maker.change("superblock-parent-at-0", malformed, 256, good, kSealEnds, [](Bytes& pool) { pool[48] = std::byte{1}; });
   maker.superblock32("superblock-num-sinks", malformed, 260, 3);
   maker.superblock8("superblock-checksum-algorithm", ErrorCode::kUnknownAlgorithm, 264, 2);
   maker.superblock8("superblock-digest-algorithm", ErrorCode::kUnknownAlgorithm, 265, 0);

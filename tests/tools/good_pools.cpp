@@ -1,6 +1,8 @@
 #include "tests/tools/good_pools.h"
 
 #include <algorithm>
+#include <numeric>
+#include <optional>
 #include <span>
 
 #include "tests/support/make_pool.h"
@@ -24,6 +26,7 @@ struct GoodPool {
   std::string open_text;
   std::string fidelity;
   std::uint64_t created = 0;
+  std::optional<format::ParentLink> parent = {};  // positions are the chain's
 };
 
 constexpr core::CodecPair kF16{16, 16};
@@ -89,6 +92,19 @@ std::vector<GoodPool> good_pools() {
        "",
        0});
   add({"runs", {3, 2, 8, 130}, policies(), kAscii, " dawn", "", 0});
+  // After 70 positions of a pool that has no means; all positions of each head, in one run or several.
+  format::ParentLink parent{{}, {}, 70, false};
+  std::iota(parent.tokens_fingerprint.begin(), parent.tokens_fingerprint.end(), std::uint8_t{1});
+  std::iota(parent.digest.begin(), parent.digest.end(), std::uint8_t{101});
+  const std::vector<PositionRange> even = every_nth(70, 100, 2), odd = every_nth(71, 100, 2);
+  add({"card",
+       {1, 3, 32, 30},
+       {{{{{70, 100}}, {4, 4}}}, {{{{70, 86}}, kF16}, {{{86, 100}}, {2, 2}}}, {{even, {8, 3}}, {odd, {5, 1}}}},
+       kAscii,
+       "",
+       "",
+       0,
+       parent});
   return pools;
 }
 
@@ -105,6 +121,8 @@ format::Tokens make_tokens(const GoodPool& pool) {
   return tokens;
 }
 
+std::uint32_t first_position(const GoodPool& pool) { return pool.parent ? pool.parent->end : 0; }
+
 format::Layout make_layout(const GoodPool& pool) {
   format::Layout layout;
   for (const HeadRecipe& head : pool.heads) {
@@ -120,11 +138,12 @@ format::Layout make_layout(const GoodPool& pool) {
   return layout;
 }
 
+// `first` is the position of the first vector.
 std::vector<std::uint16_t> gather(std::span<const std::uint16_t> vectors, std::size_t head_dim,
-                                  std::span<const PositionRange> positions) {
+                                  std::span<const PositionRange> positions, std::uint32_t first) {
   std::vector<std::uint16_t> out;
   for (const PositionRange& range : positions) {
-    const auto part = vectors.subspan(range.begin * head_dim, (range.end - range.begin) * head_dim);
+    const auto part = vectors.subspan((range.begin - first) * head_dim, (range.end - range.begin) * head_dim);
     out.insert(out.end(), part.begin(), part.end());
   }
   return out;
@@ -141,13 +160,14 @@ void append(std::vector<std::byte>& out, std::span<const std::uint16_t> values) 
 format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRecipe& recipe, bool has_means,
                         TestLayer& layer) {
   const std::size_t head_dim = pool.shape.head_dim;
-  const std::size_t num_sinks = std::min(pool.shape.num_tokens, format::kNumSinks);
+  const std::uint32_t first = first_position(pool);
+  const std::size_t num_sinks = pool.parent ? 0 : std::min(pool.shape.num_tokens, format::kNumSinks);
   append(layer.sinks, std::span(head.keys).first(num_sinks * head_dim));
   append(layer.sinks, std::span(head.values).first(num_sinks * head_dim));
   std::vector<std::uint16_t> mean(head_dim), with_mean;
   for (const RunRecipe& run : recipe) {
     if (!format::key_codec_removes_mean(run.codec.key)) continue;
-    const std::vector<std::uint16_t> keys = gather(head.keys, head_dim, run.positions);
+    const std::vector<std::uint16_t> keys = gather(head.keys, head_dim, run.positions, first);
     with_mean.insert(with_mean.end(), keys.begin(), keys.end());
   }
   core::mean_of_keys(with_mean, head_dim, mean);
@@ -157,8 +177,8 @@ format::Status add_head(const GoodPool& pool, const TestHead& head, const HeadRe
   const core::HeadTransform transform =
       has_means ? core::HeadTransform{mean, keys_balance, values_balance} : core::HeadTransform{};
   for (const RunRecipe& run : recipe) {
-    const std::vector<std::uint16_t> keys = gather(head.keys, head_dim, run.positions);
-    const std::vector<std::uint16_t> values = gather(head.values, head_dim, run.positions);
+    const std::vector<std::uint16_t> keys = gather(head.keys, head_dim, run.positions, first);
+    const std::vector<std::uint16_t> values = gather(head.values, head_dim, run.positions, first);
     std::vector<std::byte> pages(format::run_bytes(run.codec.key, run.codec.value, head_dim, keys.size() / head_dim));
     POLYKV_TRY(const format::ScaleExponents exponents,
                core::quantize_run(run.codec, keys, values, head_dim, transform, pages));
@@ -177,6 +197,7 @@ format::Status write_pool(const GoodPool& pool, const std::filesystem::path& pat
   spec.tokens = make_tokens(pool);
   spec.layout = make_layout(pool);
   spec.created = pool.created;
+  spec.parent = pool.parent;
   for (const HeadRecipe& head : pool.heads) {
     for (const RunRecipe& run : head) spec.has_means |= format::key_codec_removes_mean(run.codec.key);
   }

@@ -55,8 +55,13 @@ void check_round_trip(const SamplePool& sample) {
   CHECK(code_of(reader->verify(true, {})) == 0);
   const format::PoolSpec& spec = sample.spec;
   CHECK(reader->shape() == spec.shape);
-  CHECK(reader->first_position() == 0);
-  CHECK(reader->num_sinks() == std::min(4u, spec.shape.num_tokens));
+  CHECK(reader->first_position() == (spec.parent ? spec.parent->end : 0));
+  CHECK(reader->num_sinks() == (spec.parent ? 0 : std::min(4u, spec.shape.num_tokens)));
+  CHECK(reader->superblock().has_parent() == spec.parent.has_value());
+  const format::ParentLink parent = spec.parent.value_or(format::ParentLink());
+  CHECK(reader->superblock().parent_tokens_fingerprint == parent.tokens_fingerprint);
+  CHECK(reader->superblock().parent_digest == parent.digest);
+  CHECK(reader->superblock_digest() == format::sha256(std::span(bytes).first(4096)));
   CHECK(reader->identity().fields() == spec.identity.fields());
   CHECK(reader->tokens().ids == spec.tokens.ids);
   CHECK(reader->tokens().text_begin == spec.tokens.text_begin);
@@ -82,7 +87,8 @@ void check_round_trip(const SamplePool& sample) {
 
 TEST_CASE("random pools read back as they were written") {
   std::mt19937_64 random(20240601);
-  int with_bitmap = 0, with_ranges = 0, without_pages = 0, few_tokens = 0, without_means = 0;
+  int with_bitmap = 0, with_ranges = 0, without_pages = 0, few_tokens = 0, without_means = 0, with_parent = 0,
+      means_of_parent = 0;
   for (int i = 0; i < 150; ++i) {
     const SamplePool sample = random_sample(random);
     INFO("pool " << i);
@@ -94,6 +100,8 @@ TEST_CASE("random pools read back as they were written") {
     without_pages += sample.spec.layout.position_sets.empty();
     few_tokens += sample.spec.shape.num_tokens < 4;
     without_means += !sample.spec.has_means;
+    with_parent += sample.spec.parent.has_value();
+    means_of_parent += sample.spec.parent && sample.spec.parent->chain_has_means;
   }
   // The generator reaches what it is meant to reach.
   CHECK(with_bitmap > 20);
@@ -101,6 +109,8 @@ TEST_CASE("random pools read back as they were written") {
   CHECK(without_pages > 5);
   CHECK(few_tokens > 5);
   CHECK(without_means > 5);
+  CHECK(with_parent > 20);
+  CHECK(means_of_parent > 5);
 }
 
 TEST_CASE("pools of one to five tokens read back") {

@@ -108,10 +108,10 @@ std::vector<std::string> TemporaryFolder::names() const {
 void fill_values(SamplePool& sample, std::mt19937_64& random) {
   format::PoolSpec& spec = sample.spec;
   sample.exponents.clear(), sample.pages.clear(), sample.sinks.clear(), sample.means.clear();
-  spec.has_means = needs_means(spec.layout);
+  spec.has_means = needs_means(spec.layout) && !(spec.parent && spec.parent->chain_has_means);
   const std::uint64_t total = spec.layout.place(spec.shape).value();
   const std::size_t head_values = std::size_t{spec.shape.num_kv_heads} * spec.shape.head_dim;
-  const std::size_t num_sinks = std::min(format::kNumSinks, spec.shape.num_tokens);
+  const std::size_t num_sinks = spec.parent ? 0 : std::min(format::kNumSinks, spec.shape.num_tokens);
   std::vector<std::uint64_t> begins(spec.shape.num_layers + 1, total);
   for (std::size_t head = spec.layout.runs.size(); head-- > 0;) {
     const std::size_t layer = head / spec.shape.num_kv_heads;
@@ -156,13 +156,20 @@ SamplePool random_sample(std::mt19937_64& random) {
   if (below(random, 3) > 0) shape.num_tokens = 1 + below(random, 300);
   fill_identity(sample.spec.identity);
   fill_tokens(sample.spec.tokens, shape.num_tokens, random);
-  const std::uint32_t begin = std::min(format::kNumSinks, shape.num_tokens);
+  if (below(random, 3) == 0) {
+    format::ParentLink parent{{}, {}, 1 + below(random, 5000), below(random, 2) == 0};
+    for (format::Digest* digest : {&parent.tokens_fingerprint, &parent.digest})
+      for (std::uint8_t& byte : *digest) byte = static_cast<std::uint8_t>(below(random, 256));
+    sample.spec.parent = parent;
+  }
+  const std::uint32_t first = sample.spec.parent ? sample.spec.parent->end : 0;
+  const std::uint32_t begin = first + (sample.spec.parent ? 0 : std::min(format::kNumSinks, shape.num_tokens));
   Layout& layout = sample.spec.layout;
   if (below(random, 3) == 0) {
-    layout = Layout::uniform(shape, 0, random_codec(random), random_codec(random));
+    layout = Layout::uniform(shape, first, random_codec(random), random_codec(random));
   } else {
     layout.runs.resize(std::size_t{shape.num_layers} * shape.num_kv_heads);
-    for (std::vector<Run>& runs : layout.runs) deal_positions(layout, runs, begin, shape.num_tokens, random);
+    for (std::vector<Run>& runs : layout.runs) deal_positions(layout, runs, begin, first + shape.num_tokens, random);
   }
   sample.spec.created = below(random, 2) == 0 ? 0 : 1'700'000'000;
   if (below(random, 2) == 0) sample.fidelity = "{\"tail\":{\"positions\":0}}";

@@ -184,7 +184,7 @@ TEST_CASE("section table: too many chunks") {
   for (std::uint64_t entry = kSinks; entry <= kDigests; ++entry) {
     poke64(page, entry_offset(entry, 8), format::load_le64(page.data() + entry_offset(entry, 8)) + more);
   }
-  const auto sections = format::parse_section_table(page, 10, good().size() + more);
+  const auto sections = format::parse_section_table(page, 10, good().size() + more, true);
   REQUIRE_FALSE(sections.has_value());
   CHECK(sections.error().code == ErrorCode::kLimitExceeded);
 }

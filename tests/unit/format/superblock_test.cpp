@@ -22,17 +22,21 @@ void expect(std::span<const std::byte> pool, ErrorCode code, std::uint64_t offse
   CHECK_FALSE(status.error().message.empty());
 }
 
-// Stores `size` bytes of `value` at `offset` of a fresh pool, seals it, and expects it refused there.
-void expect_field(std::uint64_t offset, std::size_t size, std::uint64_t value, ErrorCode code,
-                  std::uint64_t error_offset) {
+// Stores `size` bytes of `value` at `offset` of the pool, seals it, and expects it refused there.
+void expect_field_of(std::vector<std::byte> pool, std::uint64_t offset, std::size_t size, std::uint64_t value,
+                     ErrorCode code, std::uint64_t error_offset) {
   INFO("field at " << offset << " = " << value);
-  static const std::vector<std::byte> good = pool_bytes(tiny_sample());
-  std::vector<std::byte> pool = good;
   for (std::size_t i = 0; i < size; ++i) pool[offset + i] = static_cast<std::byte>(value >> (8 * i) & 0xff);
   reseal(pool, {.fingerprints = false, .digests = false, .checksums = false, .trailer = true});
   expect(pool, code, error_offset);
 }
 
+// The same of a fresh pool.
+void expect_field(std::uint64_t offset, std::size_t size, std::uint64_t value, ErrorCode code,
+                  std::uint64_t error_offset) {
+  static const std::vector<std::byte> good = pool_bytes(tiny_sample());
+  expect_field_of(good, offset, size, value, code, error_offset);
+}
 void expect_field(std::uint64_t offset, std::size_t size, std::uint64_t value, ErrorCode code) {
   expect_field(offset, size, value, code, offset);
 }
@@ -52,7 +56,7 @@ TEST_CASE("superblock: magic, byte order, version, features") {
   expect_field(14, 2, 1, ErrorCode::kUnsupportedVersion, 12);
   expect_field(14, 2, 2, ErrorCode::kUnsupportedVersion, 12);
   expect_field(14, 2, 4, ErrorCode::kUnsupportedVersion, 12);
-  for (int bit = 0; bit < 64; ++bit) expect_field(48, 8, std::uint64_t{1} << bit, ErrorCode::kUnsupportedFeature);
+  for (int bit = 1; bit < 64; ++bit) expect_field(48, 8, std::uint64_t{1} << bit, ErrorCode::kUnsupportedFeature);
 }
 
 TEST_CASE("superblock: a file that is no pool names the remedy") {
@@ -140,6 +144,24 @@ TEST_CASE("superblock: a base pool has no parent and its own sinks") {
   expect_field(256, 4, 1, ErrorCode::kMalformed);
   for (const std::uint64_t sinks : {0, 3, 5}) expect_field(260, 4, sinks, ErrorCode::kMalformed);
   for (const std::uint64_t at : {344, 375, 376, 407}) expect_field(at, 1, 1, ErrorCode::kMalformed);
+}
+
+TEST_CASE("superblock: a pool with a parent begins where that ends, and has no sinks") {
+  expect_field(48, 8, 1, ErrorCode::kMalformed, 256);  // first_position 0
+  SamplePool sample = tiny_sample();
+  sample.spec.parent = format::ParentLink{{1}, {2}, 100, false};
+  sample.spec.layout = format::Layout::uniform(sample.spec.shape, 100, 5, 4);
+  std::mt19937_64 random(1);
+  fill_values(sample, random);
+  const std::vector<std::byte> good = pool_bytes(sample);
+  INFO((open_and_verify(good) ? "" : open_and_verify(good).error().message));
+  REQUIRE(code_of(open_and_verify(good)) == 0);
+  for (const std::uint64_t first : {0ull, (1ull << 30) - 20, 0xffffffffull})
+    expect_field_of(good, 256, 4, first, ErrorCode::kMalformed, 256);
+  for (const std::uint64_t sinks : {1, 4}) expect_field_of(good, 260, 4, sinks, ErrorCode::kMalformed, 260);
+  expect_field_of(good, 48, 8, 0, ErrorCode::kMalformed, 256);
+  // The parent's tokens and where they end are part of what the tokens are.
+  expect_field_of(good, 344, 1, 7, ErrorCode::kBadFingerprint, 168);
 }
 
 TEST_CASE("superblock: every reserved byte is zero") {
