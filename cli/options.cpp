@@ -3,6 +3,7 @@
 #include <array>
 #include <string>
 
+#include "cli/runtime/card_plan.h"
 #include "cli/runtime/retention/policy.h"
 
 namespace polykv::cli {
@@ -31,6 +32,17 @@ OptionSpec threads_option() {
       .minimum = 1,
       .maximum = 1024,
       .help = "Threads to work with. Without it: what the CPU affinity and the CPU quota of the control group allow."};
+}
+
+OptionSpec pool_path_option() {
+  return {.name = "pool-path",
+          .value = "FOLDER",
+          .target = &Options::pool_path,
+          .kind = ValueKind::kPath,
+          .environment = "POLYKV_POOL_PATH",
+          .help =
+              "Where to look for a pool that a card extends, after the card's own folder and before your index of "
+              "pools. May be given several times."};
 }
 
 OptionSpec json_option(const char* help) { return {.name = "json", .target = &Options::json, .help = help}; }
@@ -72,6 +84,14 @@ const char* tail_retain_help() {
            "as "
            "much as it was calibrated with. The pool is never touched.";
   }();
+  return help.c_str();
+}
+
+const char* card_bits_help() {
+  static const std::string help =
+      std::string("With --save: bits of a value in the card: ") + runtime::kCardBitsSyntax +
+      ", which gives each token the bits that it needs, B on average. Without it: each head's codecs are those of the "
+      "base pool.";
   return help.c_str();
 }
 
@@ -233,7 +253,9 @@ CommandSpec ask_command() {
                    {"cut -f2 questions.tsv | polykv ask contract.pkv --jsonl > answers.jsonl",
                     "one JSON object an answer, in order"},
                    {"polykv ask contract.pkv --jsonl --agents 15 < questions.txt", "15 questions at a time"},
-                   {"polykv ask contract.pkv --temp 0.7 --seed 1 \"Summarise it.\"", "sample, repeatably"}},
+                   {"polykv ask contract.pkv --temp 0.7 --seed 1 \"Summarise it.\"", "sample, repeatably"},
+                   {"polykv ask contract.pkv \"Who pays?\" --save step1.pkv", "keep question and answer as a card"},
+                   {"polykv ask step1.pkv \"And when?\"", "go on from there"}},
       .description =
           {"Maps the pool, attends on its compressed pages in place and prints each answer as it comes. Each "
            "question is answered on its own: it sees the document and nothing else.",
@@ -245,6 +267,11 @@ CommandSpec ask_command() {
            "With --agents N, N questions are in work at once; the next one is taken as soon as one of them is "
            "answered, and no work waits for input. Answers are printed in the order of the questions: one that is "
            "ready early waits for those before it.",
+           "--save keeps what the question added, compressed, as a card: a small pool that extends POOL, so that "
+           "asking "
+           "it goes on after that answer. Cards may extend cards, and any number may extend the same one. What a card "
+           "extends is found by its fingerprint: beside the card, in --pool-path, or in your index of pools; if it is "
+           "not found, or is another, the card is refused (exit status 10).",
            "The model must be the one that the pool was built with: another one is refused with the first "
            "field that differs (exit status 10).",
            "Pool and model are used in place, so a change to either while it is in use ends ask before it prints "
@@ -329,6 +356,26 @@ CommandSpec ask_command() {
             .kind = ValueKind::kChoice,
             .choices = {"none"},
             .help = "State that the pool was built without a chat template; refused if it was built with one."},
+           {.name = "save",
+            .value = "CARD",
+            .target = &Options::save,
+            .kind = ValueKind::kPath,
+            .help = "Keep the question and its answer as a card, a small pool that extends POOL: the next ask goes on "
+                    "from it. For one question."},
+           {.name = "bits",
+            .value = "B",
+            .target = &Options::card_bits,
+            .kind = ValueKind::kText,
+            .environment = "POLYKV_CARD_BITS",
+            .help = card_bits_help()},
+           {.name = "sender",
+            .value = "NAME",
+            .target = &Options::sender,
+            .kind = ValueKind::kText,
+            .environment = "POLYKV_SENDER",
+            .help = "With --save: who made the card, as inspect shows it."},
+           force_option(),
+           pool_path_option(),
            json_option("Print JSON (schema polykv.ask/1) instead of text."),
            {.name = "jsonl",
             .target = &Options::jsonl,

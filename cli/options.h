@@ -71,6 +71,14 @@ struct Options {
   std::string tail_retain;      // a policy; empty: the tail keeps everything
   std::uint32_t tail_keep = 0;  // positions; 0: not given
   bool jsonl = false;
+  std::string save;  // the card to write; empty: none
+
+  // ask and append: the card.
+  std::string card_bits;  // empty: each head as it is in the base pool
+  std::string sender;
+
+  // Wherever a pool that extends others is read: folders.
+  std::vector<std::string> pool_path;
 
   // Where offered.
   bool json = false;

@@ -54,7 +54,8 @@ class KvPool {
   const Parts& parts() const { return parts_; }  // for views of the same pool with another layout
   const format::KvShape& shape() const { return parts_.shape; }
   std::uint32_t first_position() const { return parts_.first_position; }  // 0 for a base pool
-  std::uint32_t num_sinks() const { return parts_.num_sinks; }            // 0 for a pool with a parent
+  std::uint32_t end_position() const { return parts_.first_position + parts_.shape.num_tokens; }
+  std::uint32_t num_sinks() const { return parts_.num_sinks; }  // 0 for a pool with a parent
   std::span<const Run> runs(std::uint32_t layer, std::uint32_t kv_head) const;
   std::span<const std::byte> sink_keys(std::uint32_t layer,
                                        std::uint32_t kv_head) const;  // float16 [num_sinks][head_dim]

@@ -81,6 +81,18 @@ void Tail::keep(std::uint32_t layer, std::span<const std::uint32_t> slots, std::
   blocks_.resize((most_tokens() + kBlockTokens - 1) / kBlockTokens);
 }
 
+void Tail::copy_head(std::uint32_t layer, std::uint32_t kv_head, std::vector<std::uint16_t>& keys,
+                     std::vector<std::uint16_t>& values) const {
+  for (std::uint32_t t = 0; t < num_tokens_[layer]; ++t) {
+    const std::size_t slot = t % kBlockTokens;
+    const std::uint16_t* key =
+        key_block(layer, kv_head, t / kBlockTokens) + slot / kTile * head_dim_ * kTile + slot % kTile;
+    for (std::size_t d = 0; d < head_dim_; ++d) keys.push_back(key[d * kTile]);
+    const std::uint16_t* value = value_block(layer, kv_head, t / kBlockTokens) + slot * padded_dim_;
+    values.insert(values.end(), value, value + head_dim_);
+  }
+}
+
 double Tail::mean_tokens() const { return std::accumulate(num_tokens_.begin(), num_tokens_.end(), 0.0) / num_layers_; }
 
 void Tail::move_slot(std::uint32_t layer, std::uint32_t kv_head, std::uint32_t from, std::uint32_t to) {

@@ -36,6 +36,10 @@ class Tail {
   // ascending, each below num_tokens(layer). What is kept moves to slots 0 to count - 1.
   void keep(std::uint32_t layer, std::span<const std::uint32_t> slots, std::uint32_t count);
 
+  // Appends a head's keys and values as float16 bits, [num_tokens(layer)][head_dim] each.
+  void copy_head(std::uint32_t layer, std::uint32_t kv_head, std::vector<std::uint16_t>& keys,
+                 std::vector<std::uint16_t>& values) const;
+
   std::uint32_t num_seen() const { return num_seen_; }
   // What is there of them, in slots 0 to num_tokens(layer) - 1: as much in every head of a layer.
   std::uint32_t num_tokens(std::uint32_t layer) const { return num_tokens_[layer]; }

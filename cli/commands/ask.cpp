@@ -24,14 +24,24 @@ std::uint64_t fresh_seed() {
   return seed >> 11;  // 53 bits: a number that every JSON reader keeps whole
 }
 
+// Why only one question can be answered; null: as many as there are.
+const char* one_question_option(const Options& options) {
+  if (options.json) return "--json answers one question; --jsonl prints one object a line for several";
+  if (!options.save.empty()) return "--save keeps one question and its answer; ask again for another card";
+  return nullptr;
+}
+
 }  // namespace
 
 int run_ask(const Options& options, Report& report) {
   const auto tail = read_tail_retain_option(options);
   if (!tail) return report.error({}, tail.error());
   QuestionSource questions({options.operands.begin() + 1, options.operands.end()}, STDIN_FILENO);
-  if (options.json) {
-    if (const format::Status status = questions.require_single(); !status) return report.error({}, status.error());
+  const auto card_bits = check_save_options(options);
+  if (!card_bits) return report.error({}, card_bits.error());
+  if (const char* option = one_question_option(options)) {
+    if (const format::Status status = questions.require_single(option); !status)
+      return report.error({}, status.error());
   }
   auto desk = open_desk(options.operands.front(), options, report);
   if (!desk) return report.error(options.operands.front(), desk.error());
@@ -44,8 +54,9 @@ int run_ask(const Options& options, Report& report) {
                                        {static_cast<float>(options.temperature), options.top_k,
                                         static_cast<float>(options.top_p), static_cast<float>(options.min_p), seed},
                                        options.stop,
-                                       tail->choice};
-  return Interview(options, report, **desk, answers, load_ms).run(questions);
+                                       tail->choice,
+                                       !options.save.empty()};
+  return Interview(options, report, **desk, answers, load_ms, *card_bits).run(questions);
 }
 
 }  // namespace polykv::cli

@@ -65,7 +65,7 @@ class Agents {
  public:
   Agents(Desk& desk, std::size_t num_agents, std::uint32_t depth)
       : desk_(desk),
-        visible_{{desk.pages.first_position(), desk.pages.first_position() + depth}},
+        visible_{{desk.pages().first_position(), desk.pages().first_position() + depth}},
         tokens_(num_agents),
         logits_(num_agents * desk.model.config().vocab_size) {
     for (std::size_t i = 0; i < num_agents; ++i) tails_.push_back(desk.runner.make_tail(kTailTokens));
@@ -115,8 +115,9 @@ class Bench {
     POLYKV_CHECK_STATUS(check_stop());
     const Clock::time_point begin = Clock::now();
     POLYKV_TRY(desk_, open_desk(options_.operands.front(), options_, report));
+    POLYKV_CHECK_STATUS(require_base(*desk_, "bench"));
     const double open_ms = ms_since(begin);
-    Agents agent(*desk_, 1, desk_->pages.shape().num_tokens);
+    Agents agent(*desk_, 1, desk_->pages().shape().num_tokens);
     POLYKV_CHECK_STATUS(agent.step());
     const double first_step_ms = ms_since(begin);
     if (figures_.tokens == 0) describe();
@@ -126,15 +127,15 @@ class Bench {
   // In the first start, while `agent` lives: a process that has answered its first token.
   void describe() {
     const runtime::ModelConfig& config = desk_->model.config();
-    const format::Identity& identity = desk_->pool->reader.identity();
+    const format::Identity& identity = desk_->pool().reader.identity();
     figures_.pool = options_.operands.front();
     figures_.model = identity.get("model.name").value_or("");
     if (figures_.model.empty()) figures_.model = desk_->model.file.path().filename().string();
     figures_.codec = identity.get("codec.name").value_or("");
     figures_.kernels = core::active_kernels().name;
     figures_.threads = desk_->workers.num_threads();
-    figures_.tokens = desk_->pages.shape().num_tokens;
-    figures_.pool_bytes = desk_->pool->file.bytes().size();
+    figures_.tokens = desk_->pages().shape().num_tokens;
+    figures_.pool_bytes = desk_->pool().file.bytes().size();
     for (const format::MappedFile& file : desk_->model.file.weight_files())
       figures_.weight_bytes += file.bytes().size();
     figures_.tail_bytes_per_token = std::uint64_t{config.num_layers} * config.num_kv_heads *
@@ -163,7 +164,7 @@ class Bench {
 
   // Pool and weights out of memory; false if one of them stays.
   bool drop_files() {
-    std::vector<std::filesystem::path> paths = {desk_->pool->file.path()};
+    std::vector<std::filesystem::path> paths = {desk_->pool().file.path()};
     for (const format::MappedFile& file : desk_->model.file.weight_files()) paths.push_back(file.path());
     desk_.reset();  // what is mapped stays
     bool dropped = true;
@@ -207,7 +208,7 @@ class Bench {
   }
 
   Status measure_attention() {
-    format::KvShape shape = desk_->pages.shape();
+    format::KvShape shape = desk_->pages().shape();
     const std::uint32_t num_layers = shape.num_layers, num_q_heads = desk_->model.config().num_q_heads;
     const std::size_t layer_bytes =
         shape.num_kv_heads *
@@ -224,7 +225,7 @@ class Bench {
           return time(kAttentionLimitMs, kMaxRuns, [&] { return step.run(); });
         };
         std::uint64_t page_bytes = 0, float16_bytes = 0;
-        POLYKV_TRY(const double ms, best(desk_->pages, page_bytes));
+        POLYKV_TRY(const double ms, best(desk_->pages(), page_bytes));
         POLYKV_TRY(const double f16_ms, best(float16.pool(), float16_bytes));
         figures_.attention.push_back({num_agents, depth, page_bytes, ms, f16_ms});
       }

@@ -2,7 +2,9 @@
 
 #include <sys/stat.h>
 
+#include "cli/runtime/card_writer.h"
 #include "cli/runtime/model_locator.h"
+#include "cli/runtime/prompt.h"
 
 namespace polykv::cli {
 namespace {
@@ -17,11 +19,26 @@ std::uint32_t model_owner(const Options& options) {
   return stat(path.c_str(), &information) == 0 ? information.st_uid : ~std::uint32_t{0};
 }
 
+// Text of the pool after its last token, and of the template before any. After an answer there is none.
+format::Result<std::optional<std::string>> open_text_of(const format::PoolReader& pool) {
+  const format::Identity& identity = pool.identity();
+  if (identity.get(runtime::kTurnField) == runtime::kAnswerTurn) return std::optional<std::string>();
+  std::string open_text(identity.get("prompt.open_prefix").value_or(""));
+  POLYKV_TRY(const std::string text, pool.source_text());
+  const std::vector<std::uint32_t>& ends = pool.tokens().text_end;
+  return std::optional(open_text + text.substr(ends.empty() ? 0 : ends.back()));
+}
+
 }  // namespace
 
+std::vector<runtime::TokenId> Desk::question_tokens(std::string_view question) const {
+  if (!open_text) return runtime::make_next_question_tokens(model.tokenizer, chat, question);
+  return runtime::make_question_tokens(model.tokenizer, chat, *open_text, question);
+}
+
 format::Result<std::unique_ptr<Desk>> open_desk(const std::string& path, const Options& options, Report& report) {
-  POLYKV_TRY(auto pool, open_pool_file(path, options.trust, report, model_owner(options)));
-  const format::Identity& identity = pool->reader.identity();
+  POLYKV_TRY(PoolChain chain, open_pool_chain(path, {options.trust, options.pool_path, model_owner(options)}, report));
+  const format::Identity& identity = chain.last().reader.identity();
   if (options.template_name == "none" && identity.get("template.name") != "none") {
     return Error(ErrorCode::kMismatch, "template.name is " + std::string(identity.get("template.name").value_or("")) +
                                            " in the pool: --template none is only for a pool built with it");
@@ -29,12 +46,16 @@ format::Result<std::unique_ptr<Desk>> open_desk(const std::string& path, const O
   POLYKV_TRY(auto model, runtime::open_model_for(identity, options.model));
   POLYKV_TRY(auto chat, runtime::chat_template_of(identity, model));
   POLYKV_CHECK_STATUS(runtime::check_fit(identity, model, chat));
-  std::string open_text(identity.get("prompt.open_prefix").value_or(""));
-  POLYKV_TRY(const std::string text, pool->reader.source_text());
-  const std::vector<std::uint32_t>& ends = pool->reader.tokens().text_end;
-  open_text += std::string_view(text).substr(ends.empty() ? 0 : ends.back());
-  return std::make_unique<Desk>(std::move(pool), std::move(model), std::move(chat), std::move(open_text),
+  POLYKV_TRY(std::optional<std::string> open_text, open_text_of(chain.last().reader));
+  return std::make_unique<Desk>(std::move(chain), std::move(model), std::move(chat), std::move(open_text),
                                 options.threads != 0 ? options.threads : core::default_num_threads());
+}
+
+format::Status require_base(const Desk& desk, const char* what) {
+  if (desk.chain.size() == 1) return {};
+  return Error(ErrorCode::kUsage, std::string(what) +
+                                      " needs a pool that stands alone, and this one extends another: polykv flatten "
+                                      "makes one of them");
 }
 
 }  // namespace polykv::cli

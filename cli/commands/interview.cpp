@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/runtime/prompt.h"
 #include "cli/signals.h"
 
 namespace polykv::cli {
@@ -19,20 +18,22 @@ constexpr std::size_t kMaxItems = 1024;
 }  // namespace
 
 Interview::Interview(const Options& options, Report& report, Desk& desk, runtime::AnswerOptions answer_options,
-                     double load_ms)
+                     double load_ms, const runtime::CardBits& card_bits)
     : options_(options),
       report_(report),
       desk_(desk),
       scheduler_(desk.runner, desk.workers, desk.model.config().vocab_size),
       answer_options_(std::move(answer_options)),
-      load_ms_(load_ms) {}
+      load_ms_(load_ms),
+      card_bits_(card_bits),
+      failed_path_(&options.operands.front()) {}
 
 int Interview::run(QuestionSource& questions) {
   while (report_.can_print() && !(at_end_ && items_.empty())) {
     if (const Status status = go_on(questions); !status) {
       if (!report_.can_print()) break;
       const bool stopped = !check_stop();
-      return report_.error(stopped ? "" : options_.operands.front(), status.error());
+      return report_.error(stopped ? "" : *failed_path_, status.error());
     }
   }
   if (num_printed_ == 0 && report_.can_print()) {
@@ -51,8 +52,7 @@ Status Interview::go_on(QuestionSource& questions) {
   POLYKV_CHECK_STATUS(desk_.check_unchanged());
   POLYKV_CHECK_STATUS(stepped);
   std::erase_if(in_flight_, [](const runtime::Agent* agent) { return agent->is_finished(); });
-  print_items();
-  return {};
+  return print_items();
 }
 
 // Waits for a question only when there is nothing else to do.
@@ -73,27 +73,38 @@ Status Interview::take_questions(QuestionSource& questions) {
 Interview::Item Interview::start(Question question) const {
   const Status usable = question.usable;
   if (!usable) return {std::move(question), nullptr, usable.error()};
-  std::vector<runtime::TokenId> prompt =
-      runtime::make_question_tokens(desk_.model.tokenizer, desk_.chat, desk_.open_text, question.text);
+  std::vector<runtime::TokenId> prompt = desk_.question_tokens(question.text);
   auto agent = runtime::Agent::start(desk_.runner, desk_.model.config(), desk_.model.tokenizer, std::move(prompt),
                                      answer_options_);
   if (!agent) return {std::move(question), nullptr, agent.error()};
   return {std::move(question), *std::move(agent), std::nullopt};
 }
 
+Status Interview::save(Item& item) {
+  if (options_.save.empty() || item.agent == nullptr) return {};
+  POLYKV_TRY(item.card, save_card(options_, card_bits_, desk_, *item.agent));
+  return {};
+}
+
 // What can be printed in order: whole answers, and in text mode the beginning of the oldest one in work.
-void Interview::print_items() {
+Status Interview::print_items() {
   while (!items_.empty()) {
     Item& item = items_.front();
     if (prints_text()) print_text(item);
     if (!item.is_finished()) break;
+    const Status saved = save(item);  // after the text: that is there whatever becomes of the card
     if (!prints_text()) print_json(item);
     report_.flush();
+    if (!saved) {
+      failed_path_ = &options_.save;
+      return saved;
+    }
     ++num_printed_;
     if (item.agent == nullptr) ++num_failed_;
     front_begun_ = false;
     items_.pop_front();
   }
+  return {};
 }
 
 void Interview::print_text(Item& item) {
@@ -130,6 +141,12 @@ void Interview::print_json(const Item& item) {
   line["ttft_ms"] = answer.ttft_ms;
   line["decode_tok_s"] = answer.decode_tok_s;
   line["total_ms"] = answer.total_ms;
+  if (item.card) {
+    line["card"] = {{"path", options_.save},
+                    {"tokens", item.card->tokens},
+                    {"bytes", item.card->bytes},
+                    {"write_ms", item.card->write_ms}};
+  }
   line["pool"] = options_.operands.front();
   line["model"] = model.empty() ? desk_.model.file.path().filename().string() : model;
   line["error"] = item.error ? error_json(*item.error) : nlohmann::ordered_json();

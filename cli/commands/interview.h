@@ -9,6 +9,7 @@
 
 #include "cli/commands/desk.h"
 #include "cli/commands/questions.h"
+#include "cli/commands/save_card.h"
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/runtime/agent.h"
@@ -19,7 +20,8 @@ namespace polykv::cli {
 class Interview {
  public:
   // All must outlive the interview. `load_ms` and `seed` are what --json reports.
-  Interview(const Options& options, Report& report, Desk& desk, runtime::AnswerOptions answer_options, double load_ms);
+  Interview(const Options& options, Report& report, Desk& desk, runtime::AnswerOptions answer_options, double load_ms,
+            const runtime::CardBits& card_bits);
 
   // Takes all questions there are, options.agents at a time; the exit status. A question that fails is reported in its
   // place, and the others go on.
@@ -31,6 +33,7 @@ class Interview {
     Question question;
     std::unique_ptr<runtime::Agent> agent;  // null: the question failed
     std::optional<format::Error> error;     // why
+    std::optional<SavedCard> card = {};
 
     bool is_finished() const { return agent == nullptr || agent->is_finished(); }
   };
@@ -39,7 +42,8 @@ class Interview {
   format::Status go_on(QuestionSource& questions);
   format::Status take_questions(QuestionSource& questions);
   Item start(Question question) const;
-  void print_items();
+  format::Status save(Item& item);
+  format::Status print_items();
   void print_text(Item& item);
   void print_json(const Item& item);
 
@@ -49,6 +53,8 @@ class Interview {
   runtime::Scheduler scheduler_;
   runtime::AnswerOptions answer_options_;
   double load_ms_;
+  runtime::CardBits card_bits_;
+  const std::string* failed_path_;          // what an error that ends the interview is about
   std::deque<Item> items_;                  // oldest first
   std::vector<runtime::Agent*> in_flight_;  // agents of items_ that are not finished, oldest first
   bool at_end_ = false;                     // no question is left to take

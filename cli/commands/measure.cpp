@@ -53,8 +53,8 @@ Result<runtime::KvSpool> prefill(Desk& desk, runtime::PrefillRunner& runner, con
   const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
   if (error) return Error(ErrorCode::kIo, "no folder for temporary files: " + error.message() + "; set TMPDIR");
   POLYKV_TRY(runtime::KvSpool spool,
-             runtime::KvSpool::create(folder / "polykv-measure", desk.pages.shape(), /*force=*/true, desk.workers));
-  const std::vector<std::uint32_t>& ids = desk.pool->reader.tokens().ids;
+             runtime::KvSpool::create(folder / "polykv-measure", desk.pages().shape(), /*force=*/true, desk.workers));
+  const std::vector<std::uint32_t>& ids = desk.pool().reader.tokens().ids;
   runtime::PrefillOptions how;
   how.type = recorded.type;
   how.num_threads = static_cast<std::uint32_t>(desk.workers.num_threads());
@@ -84,7 +84,8 @@ Result<Continuation> read_text(const std::string& path, const Desk& desk) {
         ErrorCode::kUnusableText, *offset,
         path + ": not UTF-8 at byte " + std::to_string(*offset) + "; convert it first, for example with iconv");
   }
-  const std::string before = desk.open_text + "\n\n";
+  const std::string before = desk.open_text.value_or("") + "\n\n";
+  POLYKV_CHECK_STATUS(require_base(desk, "stats --measure"));
   Continuation text{{}, 0};
   for (const runtime::TextToken& token : desk.model.tokenizer.tokenize(before + desk.model.tokenizer.normalize(raw))) {
     if (token.begin < before.size()) text.first_scored = text.ids.size() + 1;
@@ -92,7 +93,7 @@ Result<Continuation> read_text(const std::string& path, const Desk& desk) {
   }
   text.first_scored = std::max<std::size_t>(text.first_scored, 1);  // it takes a token to predict one
   if (text.first_scored >= text.ids.size()) return Error(ErrorCode::kUnusableText, path + ": the text is empty");
-  const std::size_t room = desk.model.config().context_length - desk.pages.shape().num_tokens;
+  const std::size_t room = desk.model.config().context_length - desk.pages().shape().num_tokens;
   if (text.ids.size() > room) {
     return Error(ErrorCode::kUnusableText, path + ": the text has " + std::to_string(text.ids.size()) + " tokens; " +
                                                std::to_string(room) + " fit the model's context after the pool");
@@ -111,11 +112,12 @@ double number(const ordered_json& fidelity, const char* probe, const char* name)
 
 Result<ordered_json> measure_fidelity(const std::string& path, const Options& options, Desk& desk,
                                       const ordered_json& stored, Report& report) {
+  POLYKV_CHECK_STATUS(require_base(desk, "stats --measure"));
   Continuation text{{}, 0};
   if (!options.text.empty()) {
     POLYKV_TRY(text, read_text(options.text, desk));
   }
-  const RecordedPrefill recorded = recorded_prefill(desk.pool->reader.identity());
+  const RecordedPrefill recorded = recorded_prefill(desk.pool().reader.identity());
   POLYKV_TRY(const auto runner, make_runner(recorded));
   if (runner->version() != recorded.runner) {
     report.notice(path, "prefilled by " + runner->version() + " now, by " + recorded.runner +
@@ -124,8 +126,9 @@ Result<ordered_json> measure_fidelity(const std::string& path, const Options& op
   Progress progress(report);
   const auto measure = [&]() -> Result<ordered_json> {
     POLYKV_TRY(const runtime::KvSpool spool, prefill(desk, *runner, recorded, progress));
-    runtime::ProbeRequest request{desk.model, desk.chat, desk.open_text, desk.pool->reader.tokens().ids, spool.pool(),
-                                  desk.pages, {}};
+    runtime::ProbeRequest request{
+        desk.model,   desk.chat, desk.open_text.value_or(""), desk.pool().reader.tokens().ids, spool.pool(),
+        desk.pages(), {}};
     request.on_progress = [&](double share) {
       progress.update(static_cast<std::uint64_t>(std::llround(100 * share)), 100, "%", "probe");
       return !stop_requested();
@@ -139,7 +142,7 @@ Result<ordered_json> measure_fidelity(const std::string& path, const Options& op
     POLYKV_TRY(const runtime::Fidelity fidelity, runtime::run_probes(request, desk.workers));
     return runtime::fidelity_json(
         fidelity, {runtime::number_type_name(recorded.type), runner->version(), core::active_kernels().name},
-        desk.pages.shape().num_tokens);
+        desk.pages().shape().num_tokens);
   };
   auto measured = measure();
   POLYKV_CHECK_STATUS(check_stop());

@@ -123,7 +123,7 @@ format::Result<std::optional<Question>> QuestionSource::next() {
   return std::optional(std::move(question));
 }
 
-Status QuestionSource::require_single() {
+Status QuestionSource::require_single(const char* option) {
   std::deque<Question> all;
   while (all.size() < 2) {
     POLYKV_TRY(std::optional<Question> question, next());
@@ -131,7 +131,7 @@ Status QuestionSource::require_single() {
     all.push_back(std::move(question).value());
   }
   if (all.size() > 1) {
-    return Error(ErrorCode::kUsage, "--json answers one question; --jsonl prints one object a line for several");
+    return Error(ErrorCode::kUsage, option);
   }
   ahead_ = std::move(all);
   return {};

@@ -40,8 +40,8 @@ class QuestionSource {
   // The next question; an empty optional at the end. Waits for it. Errors as ready().
   format::Result<std::optional<Question>> next();
 
-  // kUsage unless there is exactly one question (--json prints one object).
-  format::Status require_single();
+  // kUsage if there is more than one question; `option` is what takes one, with a reason.
+  format::Status require_single(const char* option);
 
   bool from_terminal() const;  // questions are typed by a person
 

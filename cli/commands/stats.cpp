@@ -205,7 +205,7 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
   } else {
     POLYKV_TRY(pool, open_pool_file(path, options.trust, report));
   }
-  const format::PoolReader& reader = (desk ? desk->pool : pool)->reader;
+  const format::PoolReader& reader = (desk ? desk->pool() : *pool).reader;
   POLYKV_TRY(const PoolMemory memory, measure_pool_memory(reader));
   POLYKV_TRY(const ordered_json fidelity, parse_fidelity(reader.fidelity()));
   const KeptSummary kept = summarize_kept(reader);
@@ -214,11 +214,13 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
     measurement.emplace();
     POLYKV_TRY(measurement->fidelity, measure_fidelity(path, options, *desk, fidelity, report));
     measurement->agreements = compare_fidelity(fidelity, measurement->fidelity);
-    pool = std::move(desk->pool);
     desk.reset();
   }
   std::optional<LiveReaders> live;
   if (options.live) {
+    if (!pool) {
+      POLYKV_TRY(pool, open_pool_file(path, options.trust, report));
+    }
     POLYKV_TRY(live, look_for_readers(std::move(pool)));
     notice_unreadable(path, live->unreadable, report);
   }

@@ -46,6 +46,7 @@ Agent::Agent(const StepRunner& runner, const ModelConfig& config, const Tokenize
              std::vector<TokenId> prompt, const AnswerOptions& options)
     : tokenizer_(tokenizer),
       max_tokens_(options.max_tokens),
+      keeps_tail_(options.keeps_tail),
       tail_(runner.make_tail(config.context_length - runner.chain_end())),
       tokens_(std::move(prompt)),
       sampler_(options.sampling, config.vocab_size),
@@ -62,6 +63,10 @@ void Agent::sample(std::span<const float> logits) {
 }
 
 void Agent::advance(std::size_t count) {
+  if (keeps_tail_) {
+    const auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(num_fed_);
+    fed_.insert(fed_.end(), begin, begin + static_cast<std::ptrdiff_t>(count));
+  }
   num_fed_ += count;
   if (num_fed_ < tokens_.size()) return;
   tokens_.assign(1, sampled_);
@@ -89,6 +94,15 @@ void Agent::accept(TokenId token) {
   if (answer_.generated_tokens == max_tokens_) return finish(StopReason::kLength);
 }
 
+format::Status Agent::complete_tail(StepRunner& runner) {
+  const bool whole = answer_.stop_reason == StopReason::kEos || tail_.num_seen() == tail_.capacity();
+  if (whole) return {};
+  const AgentStep step{&tail_, tokens_, runner.everything(), 0, nullptr};
+  POLYKV_CHECK_STATUS(runner.step({&step, 1}));
+  fed_.push_back(tokens_.front());
+  return {};
+}
+
 std::string_view Agent::take_text() {
   const std::size_t begin = std::exchange(num_taken_, answer_.text.size());
   return std::string_view(answer_.text).substr(begin);
@@ -103,7 +117,7 @@ void Agent::finish(StopReason reason) {
   const double decode_ms = milliseconds(now - first_token_);
   if (answer_.generated_tokens > 1) answer_.decode_tok_s = (answer_.generated_tokens - 1) / (decode_ms / 1000.0);
   // Whoever holds a finished agent, until answers before it are printed, holds a text and little else.
-  tail_.clear();
+  if (!keeps_tail_) tail_.clear();
   sampler_ = Sampler({});
   finished_ = true;
 }

@@ -26,6 +26,7 @@ struct AnswerOptions {
   std::vector<std::string> stop;  // strings that end the answer; not part of it
   // Of the agent's own question and answer, of which keep_tokens positions stay (tail_retention.h). Empty: all.
   std::optional<RetentionChoice> tail = {};
+  bool keeps_tail = false;  // after the end, for a card
 };
 
 enum class StopReason : std::uint8_t { kEos, kStop, kLength, kContext };
@@ -74,6 +75,12 @@ class Agent {
 
   // The text that became certain since the last call (what may be the beginning of a stop string is held back).
   std::string_view take_text();
+  // With AnswerOptions::keeps_tail, of a finished agent: what was fed, in order, and what the tail still lacks: the
+  // last token of an answer that was cut off. A token that ends the turn is none of the answer's.
+  std::span<const TokenId> fed() const { return fed_; }
+  // Feeds what is lacking.
+  format::Status complete_tail(StepRunner& runner);
+
   // Whole once is_finished().
   const Answer& answer() const { return answer_; }
 
@@ -89,10 +96,12 @@ class Agent {
   Clock::time_point first_token_;
   const Tokenizer& tokenizer_;
   const std::uint32_t max_tokens_;
+  const bool keeps_tail_;
   core::Tail tail_;
   std::optional<TailRetention> tail_retention_;
   std::vector<TokenId> tokens_;  // the question, or the token sampled last
   std::size_t num_fed_ = 0;      // of tokens_
+  std::vector<TokenId> fed_;     // all so far, if the tail is kept
   TokenId sampled_ = 0;
   Sampler sampler_;
   Detokenizer detokenizer_;

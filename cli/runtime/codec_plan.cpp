@@ -21,10 +21,10 @@ std::uint32_t num_kept(const format::KvShape& shape, const KeptPositions& kept, 
   return kept[head].num_positions();
 }
 
-void append_positions(std::span<const format::PositionRange> ranges, std::size_t head_dim,
+void append_positions(std::span<const format::PositionRange> ranges, std::uint32_t first_position, std::size_t head_dim,
                       std::span<const std::uint16_t> from, std::vector<std::uint16_t>& out) {
   for (const format::PositionRange range : ranges) {
-    const auto part = from.subspan(range.begin * head_dim, (range.end - range.begin) * head_dim);
+    const auto part = from.subspan((range.begin - first_position) * head_dim, (range.end - range.begin) * head_dim);
     out.insert(out.end(), part.begin(), part.end());
   }
 }
@@ -48,6 +48,46 @@ format::Layout plan_layout(const format::KvShape& shape, const CodecPlan& plan, 
     for (format::Run& run : layout.runs[head]) {  // none, if all positions are sinks
       run.key_codec = plan[head].key;
       run.value_codec = plan[head].value;
+    }
+  }
+  return layout;
+}
+
+namespace {
+
+// Where `codec` is, as maximal ranges.
+format::PositionSet positions_of(core::CodecPair codec, const std::vector<core::CodecPair>& plan,
+                                 std::uint32_t first_position) {
+  format::PositionSet set;
+  for (std::uint32_t i = 0; i < plan.size(); ++i) {
+    const std::uint32_t position = first_position + i;
+    if (plan[i] != codec) continue;
+    if (!set.ranges.empty() && set.ranges.back().end == position) {
+      ++set.ranges.back().end;
+    } else {
+      set.ranges.push_back({position, position + 1});
+    }
+  }
+  return set;
+}
+
+}  // namespace
+
+format::Layout token_layout(const TokenPlan& plan, std::uint32_t first_position) {
+  format::Layout layout;
+  for (const std::vector<core::CodecPair>& head : plan) {
+    std::vector<format::Run>& runs = layout.runs.emplace_back();
+    for (const core::CodecPair codec : head) {
+      const auto same = [codec](const format::Run& run) {
+        return run.key_codec == codec.key && run.value_codec == codec.value;
+      };
+      if (std::any_of(runs.begin(), runs.end(), same)) continue;
+      format::PositionSet set = positions_of(codec, head, first_position);
+      auto at = std::find(layout.position_sets.begin(), layout.position_sets.end(), set);
+      if (at == layout.position_sets.end()) at = layout.position_sets.insert(at, std::move(set));
+      runs.push_back({.position_set = static_cast<std::uint32_t>(at - layout.position_sets.begin()),
+                      .key_codec = codec.key,
+                      .value_codec = codec.value});
     }
   }
   return layout;

@@ -4,18 +4,31 @@
 
 #include "cli/runtime/codec_plan.h"
 #include "core/codec.h"
+#include "format/bytes.h"
 #include "format/page_layout.h"
 
 namespace polykv::runtime {
 
 using format::Status;
 
+namespace {
+
+const core::KvPool* pool_with_means(std::span<const core::KvPool* const> chain) {
+  const auto found =
+      std::find_if(chain.begin(), chain.end(), [](const core::KvPool* pool) { return !pool->mean(0, 0).empty(); });
+  return found == chain.end() ? nullptr : *found;
+}
+
+}  // namespace
+
 LayerWriter::LayerWriter(const format::KvShape& shape, DimensionWeights weights, format::PoolWriter& writer,
-                         core::Workers& workers)
+                         core::Workers& workers, std::span<const core::KvPool* const> chain)
     : shape_(shape),
       weights_(std::move(weights)),
-      num_sinks_(std::min(shape.num_tokens, format::kNumSinks)),
-      has_means_(removes_means(writer.layout())),
+      transforms_(pool_with_means(chain)),
+      first_position_(chain.empty() ? 0 : chain.back()->end_position()),
+      num_sinks_(chain.empty() ? std::min(shape.num_tokens, format::kNumSinks) : 0),
+      has_means_(transforms_ == nullptr && removes_means(writer.layout())),
       writer_(writer),
       workers_(workers),
       kept_(workers.num_threads()) {}
@@ -85,7 +98,8 @@ Status LayerWriter::write(const LayerKv& layer) {
 HeadKv LayerWriter::kept_of(const std::vector<format::Run>& runs, const HeadKv& kv, Kept& kept) const {
   const std::size_t dim = shape_.head_dim;
   const auto all = [&](const format::PositionSet& set) {
-    return set.ranges.size() == 1 && set.ranges[0] == format::PositionRange{num_sinks_, shape_.num_tokens};
+    return set.ranges.size() == 1 &&
+           set.ranges[0] == format::PositionRange{first_position_ + num_sinks_, first_position_ + shape_.num_tokens};
   };
   if (runs.size() == 1 && all(writer_.layout().position_sets[runs[0].position_set]))
     return {kv.keys.subspan(num_sinks_ * dim), kv.values.subspan(num_sinks_ * dim)};
@@ -93,8 +107,8 @@ HeadKv LayerWriter::kept_of(const std::vector<format::Run>& runs, const HeadKv& 
   kept.values.clear();
   for (const format::Run& run : runs) {
     const auto& ranges = writer_.layout().position_sets[run.position_set].ranges;
-    append_positions(ranges, dim, kv.keys, kept.keys);
-    append_positions(ranges, dim, kv.values, kept.values);
+    append_positions(ranges, first_position_, dim, kv.keys, kept.keys);
+    append_positions(ranges, first_position_, dim, kv.values, kept.values);
   }
   return {kept.keys, kept.values};
 }
@@ -109,6 +123,25 @@ core::CodecPair common_codec(const std::vector<format::Run>& runs) {
   return common;
 }
 
+core::HeadTransform LayerWriter::transform_of(core::CodecPair codec, std::size_t head, const HeadKv& kept,
+                                              std::vector<std::uint16_t>& inherited) {
+  const std::size_t num_kv_heads = shape_.num_kv_heads, plan_index = first_layer_ * num_kv_heads + head;
+  if (transforms_ == nullptr) {
+    const std::size_t head_means = has_means_ ? format::kMeanVectors * shape_.head_dim : 0;
+    return make_transform(codec, kept.keys, kept.values, weights_, plan_index,
+                          std::span(means_).subspan(head * head_means, head_means));
+  }
+  const core::KvPool::Transform stored = transforms_->transform(static_cast<std::uint32_t>(plan_index / num_kv_heads),
+                                                                static_cast<std::uint32_t>(plan_index % num_kv_heads));
+  inherited.clear();
+  for (const std::span<const std::byte> vector : {stored.mean, stored.key_balance, stored.value_balance})
+    for (std::size_t d = 0; d < shape_.head_dim; ++d) inherited.push_back(format::load_le16(vector.data() + 2 * d));
+  const auto part = [&](std::size_t i) {
+    return std::span<const std::uint16_t>(inherited).subspan(i * shape_.head_dim, shape_.head_dim);
+  };
+  return {part(0), part(1), part(2)};
+}
+
 Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv, Kept& buffer) {
   const std::size_t plan_index = first_layer_ * std::size_t{shape_.num_kv_heads} + head, dim = shape_.head_dim;
   const std::vector<format::Run>& runs = writer_.layout().runs[plan_index];
@@ -117,9 +150,7 @@ Status LayerWriter::quantize_head(std::size_t head, const HeadKv& kv, Kept& buff
   std::copy_n(kv.keys.begin(), sink_values, sinks);
   std::copy_n(kv.values.begin(), sink_values, sinks + sink_values);
   const HeadKv kept = kept_of(runs, kv, buffer);
-  const std::size_t head_means = has_means_ ? format::kMeanVectors * dim : 0;
-  const core::HeadTransform transform = make_transform(common_codec(runs), kept.keys, kept.values, weights_, plan_index,
-                                                       std::span(means_).subspan(head * head_means, head_means));
+  const core::HeadTransform transform = transform_of(common_codec(runs), head, kept, buffer.transform);
   std::size_t first = 0, offset = head_offsets_[head];
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const core::CodecPair codec{runs[i].key_codec, runs[i].value_codec};

@@ -8,6 +8,8 @@
 
 #include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/model_runner.h"
+#include "core/codec.h"
+#include "core/pool.h"
 #include "core/workers.h"
 #include "format/shape.h"
 #include "format/status.h"
@@ -28,8 +30,9 @@ class LayerWriter {
  public:
   // Which positions in which codecs: as the writer's layout says. Writer and workers must outlive this; buffers are
   // kept from call to call.
+  //   chain   what the pool extends, base first: its means and balances count, if it has any
   LayerWriter(const format::KvShape& shape, DimensionWeights weights, format::PoolWriter& writer,
-              core::Workers& workers);
+              core::Workers& workers, std::span<const core::KvPool* const> chain = {});
 
   // Layers [first_layer, end_layer), which follow those written before. All heads go through the workers together, so
   // several layers at a time keep many threads busy. Errors: kNotFinite, naming layer and kv_head; the writer's.
@@ -41,17 +44,21 @@ class LayerWriter {
  private:
   // What a worker copies kept positions to, where these are not all.
   struct Kept {
-    std::vector<std::uint16_t> keys, values;
+    std::vector<std::uint16_t> keys, values, transform;
   };
   HeadKv kept_of(const std::vector<format::Run>& runs, const HeadKv& kv, Kept& kept) const;
   format::Status quantize_head(std::size_t head, const HeadKv& kv, Kept& kept);  // index since first_layer_
   std::size_t head_bytes(const std::vector<format::Run>& runs) const;
   std::uint32_t run_positions(const format::Run& run) const;
+  core::HeadTransform transform_of(core::CodecPair codec, std::size_t head, const HeadKv& kept,
+                                   std::vector<std::uint16_t>& inherited);
 
   format::KvShape shape_;
   DimensionWeights weights_;
+  const core::KvPool* transforms_ = nullptr;  // the pool of the chain that has means
+  std::uint32_t first_position_;
   std::uint32_t num_sinks_;
-  bool has_means_;
+  bool has_means_;  // of its own
   format::PoolWriter& writer_;
   core::Workers& workers_;
   std::vector<Kept> kept_;  // [workers]

@@ -7,9 +7,8 @@
 namespace polykv::runtime {
 namespace {
 
-// The template's text directly before the content; pieces before it go to `leading`.
-std::string_view leading_text(const ChatTemplate& chat, std::span<const PromptPiece>& leading) {
-  leading = chat.before;
+// The text directly before the content; what is before that stays in `leading`.
+std::string_view take_last_text(std::span<const PromptPiece>& leading) {
   if (leading.empty() || leading.back().is_control) return {};
   const std::string_view text = leading.back().text;
   leading = leading.first(leading.size() - 1);
@@ -27,21 +26,21 @@ void append_pieces(const Tokenizer& tokenizer, std::span<const PromptPiece> piec
   }
 }
 
-// Open text, separator, question and what the template puts after the content.
-std::vector<TokenId> finish_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text,
-                                   std::string_view question) {
+// Open text, question and what the template puts after the content.
+void append_question(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text, std::string_view question,
+                     std::vector<TokenId>& ids) {
   std::span<const PromptPiece> after = chat.after;
-  text += chat.name == "none" ? "\n" : "\n\n";
   text += tokenizer.normalize(chat.trims_content ? trim_end(question) : question);
   if (!after.empty() && !after.front().is_control) {
     text += after.front().text;
     after = after.subspan(1);
   }
-  std::vector<TokenId> ids;
   for (const TextToken& token : tokenizer.tokenize(text)) ids.push_back(token.id);
   append_pieces(tokenizer, after, ids);
-  return ids;
 }
+
+// Between the documents and the question.
+std::string_view separator(const ChatTemplate& chat) { return chat.name == "none" ? "\n" : "\n\n"; }
 
 }  // namespace
 
@@ -57,8 +56,8 @@ std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
 
 PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text) {
   PoolPrompt prompt;
-  std::span<const PromptPiece> leading;
-  const std::string_view before = leading_text(chat, leading);
+  std::span<const PromptPiece> leading = chat.before;
+  const std::string_view before = take_last_text(leading);
   append_pieces(tokenizer, leading, prompt.tokens.ids);
   prompt.tokens.text_begin.assign(prompt.tokens.ids.size(), 0);
   prompt.tokens.text_end.assign(prompt.tokens.ids.size(), 0);
@@ -80,17 +79,42 @@ PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat
 
 std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,
                                           std::string_view question) {
-  return finish_prompt(tokenizer, chat, std::string(open), question);
+  std::vector<TokenId> ids;
+  append_question(tokenizer, chat, std::string(open).append(separator(chat)), question, ids);
+  return ids;
+}
+
+std::vector<TokenId> make_next_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                               std::string_view question) {
+  std::vector<TokenId> ids;
+  std::span<const PromptPiece> leading = chat.between;
+  std::string before(take_last_text(leading));
+  append_pieces(tokenizer, leading, ids);
+  if (chat.name == "none") before = separator(chat);
+  const std::string trimmed(chat.trims_content ? trim_start(question) : question);
+  append_question(tokenizer, chat, std::move(before), trimmed, ids);
+  return ids;
+}
+
+format::Tokens tokens_with_text(const Tokenizer& tokenizer, std::vector<TokenId> ids) {
+  format::Tokens tokens;
+  Detokenizer detokenizer(tokenizer);
+  for (const TokenId id : ids) {
+    tokens.text_begin.push_back(static_cast<std::uint32_t>(tokens.text.size()));
+    tokens.text += detokenizer.add(id);
+    tokens.text_end.push_back(static_cast<std::uint32_t>(tokens.text.size()));
+  }
+  tokens.ids = std::move(ids);
+  return tokens;
 }
 
 std::vector<TokenId> make_whole_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view text,
                                        std::string_view question) {
   std::vector<TokenId> ids;
-  std::span<const PromptPiece> leading;
-  const std::string_view before = leading_text(chat, leading);
+  std::span<const PromptPiece> leading = chat.before;
+  const std::string_view before = take_last_text(leading);
   append_pieces(tokenizer, leading, ids);
-  const std::vector<TokenId> rest = finish_prompt(tokenizer, chat, std::string(before) + std::string(text), question);
-  ids.insert(ids.end(), rest.begin(), rest.end());
+  append_question(tokenizer, chat, std::string(before).append(text).append(separator(chat)), question, ids);
   return ids;
 }
 

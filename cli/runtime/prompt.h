@@ -32,6 +32,14 @@ PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat
 std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,
                                           std::string_view question);
 
+// The tokens that follow an answer's last one, which need not be the end of its turn: that is among them.
+std::vector<TokenId> make_next_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                               std::string_view question);
+
+// Tokens with the text that they stand for: what a card of them shows. A character of several tokens belongs to its
+// last one.
+format::Tokens tokens_with_text(const Tokenizer& tokenizer, std::vector<TokenId> ids);
+
 // The whole prompt, tokenized at once: what the two above must add up to.
 std::vector<TokenId> make_whole_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view text,
                                        std::string_view question);

@@ -127,8 +127,8 @@ class QuantizedPool {
       sinks_.insert(sinks_.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(sink_values));
     std::vector<std::uint16_t> kept_keys, kept_values;  // none without a run; balances are 1 then
     if (has_run(layer, head)) {
-      runtime::append_positions(positions_of(layer, head).ranges, dim, keys, kept_keys);
-      runtime::append_positions(positions_of(layer, head).ranges, dim, values, kept_values);
+      runtime::append_positions(positions_of(layer, head).ranges, 0, dim, keys, kept_keys);
+      runtime::append_positions(positions_of(layer, head).ranges, 0, dim, values, kept_values);
     }
     const std::size_t index = std::size_t{layer} * shape_.num_kv_heads + head;
     const std::size_t mean_values = means_.empty() ? 0 : format::kMeanVectors * dim;

@@ -46,8 +46,8 @@ class LayerPool {
       if (kept[head].ranges.empty()) continue;
       const HeadKv kv = source(layer, head, 0);
       std::vector<std::uint16_t> keys, values;
-      append_positions(kept[head].ranges, shape.head_dim, kv.keys, keys);
-      append_positions(kept[head].ranges, shape.head_dim, kv.values, values);
+      append_positions(kept[head].ranges, 0, shape.head_dim, kv.keys, keys);
+      append_positions(kept[head].ranges, 0, shape.head_dim, kv.values, values);
       const format::Run& run = pool.layout_.runs[layer * shape.num_kv_heads + head].front();
       const std::size_t bytes =
           format::run_bytes(kFloat16.key, kFloat16.value, shape.head_dim, kept[head].num_positions());

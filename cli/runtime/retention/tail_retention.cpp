@@ -4,26 +4,10 @@
 
 #include "cli/runtime/retention/layer_budgets.h"
 #include "core/float16.h"
-#include "format/page_layout.h"
 #include "format/shape.h"
 
 namespace polykv::runtime {
 namespace {
-
-// A head's keys and values, float16 [num_tokens][head_dim] each, appended.
-void append_head(const core::Tail& tail, std::uint32_t layer, std::uint32_t kv_head, std::size_t dim,
-                 std::vector<std::uint16_t>& keys, std::vector<std::uint16_t>& values) {
-  constexpr std::size_t kTile = format::kTileTokens;
-  const std::size_t padded = format::padded_value_dim(dim);
-  for (std::uint32_t t = 0; t < tail.num_tokens(layer); ++t) {
-    const std::uint32_t block = t / core::Tail::kBlockTokens;
-    const std::size_t slot = t % core::Tail::kBlockTokens;
-    const std::uint16_t* key = tail.key_block(layer, kv_head, block) + slot / kTile * dim * kTile + slot % kTile;
-    for (std::size_t d = 0; d < dim; ++d) keys.push_back(key[d * kTile]);
-    const std::uint16_t* value = tail.value_block(layer, kv_head, block) + slot * padded;
-    values.insert(values.end(), value, value + dim);
-  }
-}
 
 // Of a plan those of Eq. 6 of arXiv 2606.15157; of one policy the same for all layers: its own rule for sharing goes by
 // a whole text.
@@ -67,7 +51,7 @@ std::vector<std::uint32_t> TailRetention::slots_of_layer(std::uint32_t layer, co
   const std::uint32_t num_tokens = tail.num_tokens(layer);
   const RetentionPolicy& policy = choices_[layer].policy_of(0);
   std::vector<std::uint16_t> keys, values, queries;
-  for (std::uint32_t head = 0; head < config_.num_kv_heads; ++head) append_head(tail, layer, head, dim, keys, values);
+  for (std::uint32_t head = 0; head < config_.num_kv_heads; ++head) tail.copy_head(layer, head, keys, values);
   if (policy.needs_queries) {  // of the last rows; the policy looks at no others
     const std::size_t row_size = config_.num_q_heads * dim, num_rows = queries_[layer].size() / row_size;
     queries.resize(row_size * num_tokens);

@@ -149,6 +149,10 @@ Result<ChatTemplate> recognise(std::string_view source, const std::optional<std:
   for (const Family& family : kFamilies) {
     if (!fits(chat, family, with_system, input.bos_token)) continue;
     chat.name = family.name;
+    // `after` is the end of a turn, whoever's it is, and an opening as long as the user's.
+    const auto turn_end = static_cast<std::ptrdiff_t>(family.after.size() - family.user_turn.size());
+    chat.between.assign(chat.after.begin(), chat.after.begin() + turn_end);
+    for (const Expected& piece : family.user_turn) chat.between.push_back({piece.is_control, std::string(piece.text)});
     return chat;
   }
   return unknown_template("what it prints has the shape of no family that polykv knows");

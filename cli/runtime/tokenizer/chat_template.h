@@ -1,6 +1,7 @@
 // Chat templates by family, recognised from the model's own template text and rendered as jinja2 renders them.
 //
-// polykv renders one shape: an optional system turn, then one user turn, then the opening of the assistant's turn.
+// polykv renders one shape: an optional system turn, then one user turn, then the opening of the assistant's turn; and,
+// after an answer, the next user turn and the opening of the assistant's.
 #pragma once
 
 #include <optional>
@@ -25,6 +26,9 @@ struct ChatTemplate {
   // `before` and the first of `after` may be text: it is tokenized together with the content.
   std::vector<PromptPiece> before;
   std::vector<PromptPiece> after;
+  // Between an answer and the next user turn's content: the end of the assistant's turn, the opening of the user's. The
+  // last piece may be text, like that of `before`.
+  std::vector<PromptPiece> between;
   // Llama 3's templates drop whitespace at both ends of the user's content (`| trim`). The content is document and
   // question: whoever joins them drops it before the document and after the question (trim_start, trim_end of
   // characters.h).

@@ -126,10 +126,10 @@ TEST_CASE("arguments are always ready, and a single one is found without reading
   CHECK(text_of_next(source) == "(end)");
 
   QuestionSource single({"one"}, -1);
-  CHECK(single.require_single());
+  CHECK(single.require_single("one"));
   CHECK(text_of_next(single) == "one");
   QuestionSource two({"one", "two"}, -1);
-  CHECK(two.require_single().error().code == ErrorCode::kUsage);
+  CHECK(two.require_single("one").error().code == ErrorCode::kUsage);
 }
 
 TEST_CASE("an input that cannot be read is an error, not the end") {

@@ -308,8 +308,8 @@ TEST_CASE("a build by a plan keeps in each layer what its policy alone keeps of 
                       std::span(scores.positions).subspan(head * one.num_tokens, one.num_tokens), flags, keys, values});
       }
       std::vector<std::uint16_t> kept_keys, kept_values, stored_keys, stored_values;
-      append_positions(kept[head].ranges, one.head_dim, keys, kept_keys);
-      append_positions(kept[head].ranges, one.head_dim, values, kept_values);
+      append_positions(kept[head].ranges, 0, one.head_dim, keys, kept_keys);
+      append_positions(kept[head].ranges, 0, one.head_dim, values, kept_values);
       stored_keys.resize(kept_keys.size());
       stored_values.resize(kept_values.size());
       core::restore_float16_run(run.pages, one.head_dim, stored_keys, stored_values);

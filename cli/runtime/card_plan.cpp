@@ -1,0 +1,51 @@
+#include "cli/runtime/card_plan.h"
+
+#include <charconv>
+#include <cstdio>
+
+namespace polykv::runtime {
+namespace {
+
+constexpr std::string_view kMixedPrefix = "auto:";
+
+std::optional<double> parse_number(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+std::optional<CardBits> parse_card_bits(std::string_view text) {
+  const bool mixed = text.starts_with(kMixedPrefix);
+  const auto bits = parse_number(mixed ? text.substr(kMixedPrefix.size()) : text);
+  if (!bits) return std::nullopt;
+  if (mixed) return *bits >= 2 && *bits <= 16 ? std::optional(CardBits{CardBits::Kind::kMixed, *bits}) : std::nullopt;
+  const bool known = *bits == 16 || (*bits >= 1 && *bits <= 8 && *bits == static_cast<int>(*bits));
+  return known ? std::optional(CardBits{CardBits::Kind::kUniform, *bits}) : std::nullopt;
+}
+
+std::string card_bits_name(const CardBits& bits) {
+  if (bits.kind == CardBits::Kind::kAsBase) return "base";
+  char number[32];
+  std::snprintf(number, sizeof number, "%g", bits.bits);
+  return (bits.kind == CardBits::Kind::kMixed ? std::string(kMixedPrefix) : std::string()) + number;
+}
+
+TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec) {
+  return TokenPlan(std::size_t{shape.num_layers} * shape.num_kv_heads,
+                   std::vector<core::CodecPair>(shape.num_tokens, codec));
+}
+
+TokenPlan token_plan_as_base(const format::PoolReader& base, std::uint32_t num_tokens) {
+  TokenPlan plan;
+  for (const std::vector<format::Run>& runs : base.layout().runs) {
+    const core::CodecPair codec =
+        runs.empty() ? core::kDefaultCodec : core::CodecPair{runs[0].key_codec, runs[0].value_codec};
+    plan.emplace_back(num_tokens, codec);
+  }
+  return plan;
+}
+
+}  // namespace polykv::runtime
