@@ -70,18 +70,7 @@ Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bit
 
   POLYKV_TRY(runtime::CardWriter writer,
              runtime::CardWriter::create(options.save, std::move(spec), {.force = options.force}, desk.workers));
-  struct Buffer {
-    std::vector<std::uint16_t> keys, values;
-  };
-  std::vector<Buffer> buffers(desk.workers.num_threads());
-  POLYKV_CHECK_STATUS(
-      writer.layers().write(0, shape.num_layers, [&](std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
-        Buffer& buffer = buffers[worker];
-        buffer.keys.clear();
-        buffer.values.clear();
-        agent.tail().copy_head(layer, kv_head, buffer.keys, buffer.values);
-        return runtime::HeadKv{buffer.keys, buffer.values};
-      }));
+  POLYKV_CHECK_STATUS(writer.write(agent.tail()));
   POLYKV_CHECK_STATUS(desk.check_unchanged());
   POLYKV_TRY(const std::uint64_t bytes, writer.finish());
   remember(desk.chain);

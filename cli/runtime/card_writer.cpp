@@ -57,7 +57,17 @@ Result<CardWriter> CardWriter::create(const std::filesystem::path& path, CardSpe
   POLYKV_TRY(format::PoolWriter created, format::PoolWriter::create(path, std::move(pool), options));
   auto writer = std::make_unique<format::PoolWriter>(std::move(created));
   auto layers = std::make_unique<LayerWriter>(shape, DimensionWeights{}, *writer, workers, spec.chain);
-  return CardWriter(std::move(writer), std::move(layers));
+  return CardWriter(shape, std::move(writer), std::move(layers), workers.num_threads());
+}
+
+format::Status CardWriter::write(const core::Tail& tail) {
+  return layers_->write(0, shape_.num_layers, [&](std::uint32_t layer, std::uint32_t kv_head, std::size_t worker) {
+    Buffer& buffer = buffers_[worker];
+    buffer.keys.clear();
+    buffer.values.clear();
+    tail.copy_head(layer, kv_head, buffer.keys, buffer.values);
+    return HeadKv{buffer.keys, buffer.values};
+  });
 }
 
 Result<std::uint64_t> CardWriter::finish() {

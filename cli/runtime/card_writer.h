@@ -13,6 +13,7 @@
 #include "cli/runtime/codec_plan.h"
 #include "cli/runtime/layer_writer.h"
 #include "core/pool.h"
+#include "core/tail.h"
 #include "core/workers.h"
 #include "format/reader.h"
 #include "format/status.h"
@@ -46,16 +47,25 @@ class CardWriter {
 
   // Layers in order, in parts or all at once.
   LayerWriter& layers() { return *layers_; }
+  // All layers, as they are in an agent's tail that dropped nothing.
+  format::Status write(const core::Tail& tail);
 
   // Publishes; the file's bytes.
   format::Result<std::uint64_t> finish();
 
  private:
-  CardWriter(std::unique_ptr<format::PoolWriter> writer, std::unique_ptr<LayerWriter> layers)
-      : writer_(std::move(writer)), layers_(std::move(layers)) {}
+  CardWriter(const format::KvShape& shape, std::unique_ptr<format::PoolWriter> writer,
+             std::unique_ptr<LayerWriter> layers, std::size_t num_threads)
+      : shape_(shape), writer_(std::move(writer)), layers_(std::move(layers)), buffers_(num_threads) {}
 
+  struct Buffer {
+    std::vector<std::uint16_t> keys, values;
+  };
+
+  format::KvShape shape_;
   std::unique_ptr<format::PoolWriter> writer_;  // stays where it is when the card's writer moves
   std::unique_ptr<LayerWriter> layers_;
+  std::vector<Buffer> buffers_;  // [workers]
 };
 
 }  // namespace polykv::runtime
