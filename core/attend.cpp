@@ -524,6 +524,9 @@ class Step {
       float* out = rows_[v / q_per_kv_].out + (kv_head * q_per_kv_ + v % q_per_kv_) * head_dim_;
       const float* plain = buffers_.merged_plain.data() + index * padded_dim_;
       const float sum = buffers_.merged[index].sum;
+      if (float* log_sums = rows_[v / q_per_kv_].log_sums; log_sums != nullptr)
+        log_sums[kv_head * q_per_kv_ + v % q_per_kv_] =
+            sum > 0.0f ? buffers_.merged[index].max + std::log(sum) : kNegativeInfinity;
       if (buffers_.not_finite[index] != 0) {
         std::fill_n(out, head_dim_, std::numeric_limits<float>::quiet_NaN());
       } else if (!(sum > 0.0f)) {

@@ -25,6 +25,9 @@ struct AttendRow {
   std::span<const PositionRange> visible;  // one range per pool of the chain; what lies outside the pool does not count
   const Tail* tail;                        // may be null; rows with the same tail are best neighbours
   std::uint32_t tail_visible;              // the first so many positions of the tail
+  // [num_q_heads], may be null: the logarithm of the softmax's denominator, so that exp(q.k / sqrt(head_dim) - log_sum)
+  // is the weight of a key. -infinity where nothing is seen.
+  float* log_sums = nullptr;
 };
 
 // Working memory, kept between calls.

@@ -81,6 +81,11 @@ void Tail::keep(std::uint32_t layer, std::span<const std::uint32_t> slots, std::
   blocks_.resize((most_tokens() + kBlockTokens - 1) / kBlockTokens);
 }
 
+void Tail::truncate(std::uint32_t num_positions) {
+  num_seen_ = num_positions;
+  std::fill(num_tokens_.begin(), num_tokens_.end(), num_positions);
+}
+
 void Tail::copy_head(std::uint32_t layer, std::uint32_t kv_head, std::vector<std::uint16_t>& keys,
                      std::vector<std::uint16_t>& values) const {
   for (std::uint32_t t = 0; t < num_tokens_[layer]; ++t) {

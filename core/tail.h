@@ -40,6 +40,9 @@ class Tail {
   void copy_head(std::uint32_t layer, std::uint32_t kv_head, std::vector<std::uint16_t>& keys,
                  std::vector<std::uint16_t>& values) const;
 
+  // Forgets what was committed after the first `num_positions`; only if nothing was dropped.
+  void truncate(std::uint32_t num_positions);
+
   std::uint32_t num_seen() const { return num_seen_; }
   // What is there of them, in slots 0 to num_tokens(layer) - 1: as much in every head of a layer.
   std::uint32_t num_tokens(std::uint32_t layer) const { return num_tokens_[layer]; }

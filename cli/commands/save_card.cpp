@@ -4,7 +4,9 @@
 #include <filesystem>
 
 #include "cli/runtime/card_writer.h"
+#include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/prompt.h"
+#include "cli/runtime/token_allocation.h"
 #include "cli/runtime/user_index.h"
 
 namespace polykv::cli {
@@ -14,9 +16,24 @@ using format::Error;
 using format::ErrorCode;
 using format::Result;
 
-Result<runtime::TokenPlan> make_plan(const runtime::CardBits& bits, const Desk& desk, format::KvShape shape) {
+// The next question is not known; how its turn is opened, and the answer to it, is.
+Result<runtime::TokenPlan> mixed_plan(double bits, Desk& desk, runtime::Agent& agent, const format::KvShape& shape) {
+  runtime::CardRows next(desk.model.config());
+  POLYKV_CHECK_STATUS(next.look_ahead(desk.runner, agent.tail(),
+                                      runtime::make_next_question_tokens(desk.model.tokenizer, desk.chat, "")));
+  const std::vector<float> squares = runtime::output_squares(desk.model.file, desk.workers);
+  const auto measure = [&](const runtime::CardRows& rows) {
+    return rows.measure(agent.tail(), shape.num_tokens, squares, desk.workers);
+  };
+  return runtime::allocate_tokens(shape, runtime::weigh_rows(measure(*agent.rows()), measure(next)), bits,
+                                  runtime::Grain::kBoth);
+}
+
+Result<runtime::TokenPlan> make_plan(const runtime::CardBits& bits, Desk& desk, runtime::Agent& agent,
+                                     const format::KvShape& shape) {
   using Kind = runtime::CardBits::Kind;
   if (bits.kind == Kind::kAsBase) return runtime::token_plan_as_base(desk.chain.file(0).reader, shape.num_tokens);
+  if (bits.kind == Kind::kMixed) return mixed_plan(bits.bits, desk, agent, shape);
   const auto codec = static_cast<format::CodecId>(bits.bits);
   return runtime::uniform_token_plan(shape, {codec, codec});
 }
@@ -64,7 +81,7 @@ Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bit
   spec.tokens = runtime::tokens_with_text(desk.model.tokenizer, {agent.fed().begin(), agent.fed().end()});
   format::KvShape shape = chain.back()->shape();
   shape.num_tokens = static_cast<std::uint32_t>(spec.tokens.ids.size());
-  POLYKV_TRY(spec.plan, make_plan(bits, desk, shape));
+  POLYKV_TRY(spec.plan, make_plan(bits, desk, agent, shape));
   spec.fields = {{runtime::kTurnField, runtime::kAnswerTurn}, {runtime::kBitsField, card_bits_name(bits)}};
   if (!options.sender.empty()) spec.fields[runtime::kSenderField] = options.sender;
 

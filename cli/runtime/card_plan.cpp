@@ -38,6 +38,17 @@ TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec
                    std::vector<core::CodecPair>(shape.num_tokens, codec));
 }
 
+TokenSensitivities weigh_rows(TokenSensitivities own, const TokenSensitivities& next, double own_share) {
+  const auto mix = [own_share](double& mine, double theirs) { mine = own_share * mine + (1.0 - own_share) * theirs; };
+  for (std::size_t head = 0; head < own.size(); ++head) {
+    for (std::size_t t = 0; t < own[head].size(); ++t) {
+      mix(own[head][t].key, next[head][t].key);
+      mix(own[head][t].value, next[head][t].value);
+    }
+  }
+  return own;
+}
+
 TokenPlan token_plan_as_base(const format::PoolReader& base, std::uint32_t num_tokens) {
   TokenPlan plan;
   for (const std::vector<format::Run>& runs : base.layout().runs) {

@@ -57,7 +57,7 @@ struct StepRunner::State {
   // Working memory, [rows][...].
   std::vector<Row> rows;
   std::vector<std::size_t> first_rows;  // of each agent
-  std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin;
+  std::vector<float> hidden, normed, query, key, value, mixed, projected, gate, up, cos, sin, log_sums;
   std::vector<core::AttendRow> attend_rows;
   Activations activations;
   std::function<void(const StepLayer&)> observer;
@@ -196,10 +196,12 @@ format::Status StepRunner::State::attention(std::uint32_t layer, std::span<const
   append_to_tails(layer, agents);
   const std::size_t row_size = std::size_t{config.num_q_heads} * config.head_dim;
   mixed.resize(num_rows() * row_size);
+  log_sums.resize(observer ? num_rows() * config.num_q_heads : 0);
   attend_rows.clear();
   for (std::size_t r = 0; r < num_rows(); ++r) {
     attend_rows.push_back({&query[r * row_size], &mixed[r * row_size], rows[r].agent->visible, rows[r].agent->tail,
-                           rows[r].agent->tail->num_tokens(layer) + rows[r].number + 1});
+                           rows[r].agent->tail->num_tokens(layer) + rows[r].number + 1,
+                           observer ? &log_sums[r * config.num_q_heads] : nullptr});
   }
   POLYKV_CHECK_STATUS(core::attend(chain, layer, config.num_q_heads, config.num_kv_heads, config.head_dim, attend_rows,
                                    workers, attend_scratch));
@@ -266,7 +268,7 @@ format::Status StepRunner::step(std::span<const AgentStep> agents, const StepPar
   state.start(agents, part);
   for (std::uint32_t layer = part.first_layer; layer < part.end_layer; ++layer) {
     POLYKV_CHECK_STATUS(state.attention(layer, agents));
-    if (state.observer) state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden});
+    if (state.observer) state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden, state.log_sums});
     state.feed_forward(layer);
   }
   for (const AgentStep& agent : agents) agent.tail->commit(static_cast<std::uint32_t>(agent.tokens.size()));

@@ -49,6 +49,7 @@ struct StepLayer {
   std::span<const float> query;   // [num_rows][num_q_heads][head_dim], after RoPE
   std::span<const float> mixed;   // [num_rows][num_q_heads][head_dim], the weighted sums of values
   std::span<const float> hidden;  // [num_rows][hidden_size], the residual stream with attention added
+  std::span<const float> log_sums = {};  // [num_rows][num_q_heads], of the softmax (core/attend.h)
 };
 
 class StepRunner {

@@ -1,0 +1,176 @@
+#include "cli/runtime/token_allocation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cli/runtime/bit_allocation.h"
+#include "format/page_layout.h"
+
+namespace polykv::runtime {
+namespace {
+
+using core::CodecPair;
+
+constexpr CodecPair kExact{format::kCodecF16, format::kCodecF16};
+constexpr int kSteps = 60;  // of the search for a price: a factor of 2 each, then halves of what is left
+
+// Most bytes first.
+std::vector<CodecPair> menu_of(Grain grain) {
+  if (grain == Grain::kTokens) return {kExact, {8, 8}, {4, 4}, {2, 2}};
+  std::vector<CodecPair> menu = {kExact, {7, 8}};
+  for (format::CodecId bits = 7; bits >= 1; --bits) {
+    menu.push_back({bits, bits});
+    if (bits > 1) menu.push_back({bits, static_cast<format::CodecId>(bits - 1)});
+    if (bits > 1) menu.push_back({static_cast<format::CodecId>(bits - 1), bits});
+  }
+  return menu;
+}
+
+// Heads that have the same plan.
+struct Group {
+  std::size_t num_heads;
+  std::vector<std::vector<double>> loss;  // [token][menu]
+  std::vector<std::size_t> chosen;        // [token], index into the menu
+};
+
+class Allocation {
+ public:
+  Allocation(const format::KvShape& shape, const TokenSensitivities& sensitivities, Grain grain)
+      : head_dim_(shape.head_dim), num_tokens_(shape.num_tokens), grain_(grain), menu_(menu_of(grain)) {
+    for (const CodecPair codec : menu_)
+      token_bytes_.push_back(static_cast<double>(run_bytes(codec, format::kTileTokens)) / format::kTileTokens);
+    const std::size_t group_heads = grain == Grain::kTokens ? sensitivities.size() : 1;
+    for (std::size_t head = 0; head < sensitivities.size(); head += group_heads)
+      add_group(std::span(sensitivities).subspan(head, group_heads));
+  }
+
+  // What each byte may cost at most in loss; the bytes of the plan that follows.
+  std::size_t choose(double price) {
+    std::size_t bytes = 0;
+    for (Group& group : groups_) {
+      grain_ == Grain::kHeads ? choose_for_head(group, price) : choose_by_token(group, price);
+      for (std::size_t i = 0; i < menu_.size(); ++i) bytes += group.num_heads * run_bytes(menu_[i], count(group, i));
+    }
+    return bytes;
+  }
+
+  double loss() const {
+    double sum = 0.0;
+    for (const Group& group : groups_)
+      for (std::size_t t = 0; t < num_tokens_; ++t) sum += group.loss[t][group.chosen[t]];
+    return sum;
+  }
+
+  TokenPlan plan() const {
+    TokenPlan plan;
+    for (const Group& group : groups_) {
+      std::vector<CodecPair> of_head;
+      for (const std::size_t chosen : group.chosen) of_head.push_back(menu_[chosen]);
+      plan.insert(plan.end(), group.num_heads, of_head);
+    }
+    return plan;
+  }
+
+ private:
+  std::size_t run_bytes(CodecPair codec, std::size_t num_tokens) const {
+    return num_tokens == 0 ? 0 : format::run_bytes(codec.key, codec.value, head_dim_, num_tokens);
+  }
+  static std::size_t count(const Group& group, std::size_t index) {
+    return static_cast<std::size_t>(std::count(group.chosen.begin(), group.chosen.end(), index));
+  }
+
+  void add_group(std::span<const std::vector<Sensitivity>> heads) {
+    Group group{heads.size(), {}, std::vector<std::size_t>(num_tokens_)};
+    for (std::size_t t = 0; t < num_tokens_; ++t) {
+      Sensitivity sum;
+      for (const std::vector<Sensitivity>& head : heads) {
+        sum.key += head[t].key;
+        sum.value += head[t].value;
+      }
+      std::vector<double>& loss = group.loss.emplace_back();
+      for (const CodecPair codec : menu_)
+        loss.push_back(kKldOfStream * (sum.key * key_codec_loss(codec.key) + sum.value * value_codec_loss(codec.value)));
+    }
+    groups_.push_back(std::move(group));
+  }
+
+  void choose_for_head(Group& group, double price) const {
+    std::vector<double> cost;
+    for (std::size_t i = 0; i < menu_.size(); ++i) {
+      cost.push_back(price * static_cast<double>(run_bytes(menu_[i], num_tokens_)));
+      for (const std::vector<double>& loss : group.loss) cost.back() += loss[i];
+    }
+    const auto best = static_cast<std::size_t>(std::min_element(cost.begin(), cost.end()) - cost.begin());
+    std::fill(group.chosen.begin(), group.chosen.end(), best);
+  }
+
+  void choose_by_token(Group& group, double price) const {
+    const double token_price = price * static_cast<double>(group.num_heads);
+    for (std::size_t t = 0; t < num_tokens_; ++t) {
+      const auto cost = [&](std::size_t i) { return group.loss[t][i] + token_price * token_bytes_[i]; };
+      group.chosen[t] = 0;
+      for (std::size_t i = 1; i < menu_.size(); ++i)
+        if (cost(i) < cost(group.chosen[t])) group.chosen[t] = i;
+    }
+    for (std::size_t i = 0; i < menu_.size(); ++i) fill_tiles(group, i);
+  }
+
+  // The last tile's free places go to the tokens of fewer bits that gain most.
+  void fill_tiles(Group& group, std::size_t index) const {
+    const std::size_t used = count(group, index) % format::kTileTokens;
+    if (used == 0) return;
+    std::vector<std::size_t> lower;
+    for (std::size_t t = 0; t < num_tokens_; ++t)
+      if (group.chosen[t] > index) lower.push_back(t);
+    const std::size_t num_free = std::min(lower.size(), format::kTileTokens - used);
+    const auto gain = [&](std::size_t t) { return group.loss[t][group.chosen[t]] - group.loss[t][index]; };
+    std::stable_sort(lower.begin(), lower.end(), [&](std::size_t a, std::size_t b) { return gain(a) > gain(b); });
+    for (std::size_t i = 0; i < num_free; ++i) group.chosen[lower[i]] = index;
+  }
+
+  std::size_t head_dim_, num_tokens_;
+  Grain grain_;
+  std::vector<CodecPair> menu_;
+  std::vector<double> token_bytes_;  // [menu], of a head's token in a full tile
+  std::vector<Group> groups_;
+};
+
+// Whole tiles of every head, with one byte of scale for keys and one for values.
+std::size_t bytes_of(const format::KvShape& shape, double bits) {
+  const std::size_t num_slots =
+      (shape.num_tokens + format::kTileTokens - 1) / format::kTileTokens * format::kTileTokens;
+  const double head_bytes = static_cast<double>(num_slots) * (2.0 * shape.head_dim * bits / 8.0 + 2.0);
+  return static_cast<std::size_t>(head_bytes * shape.num_layers * shape.num_kv_heads);
+}
+
+}  // namespace
+
+TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities& sensitivities, double bits,
+                          Grain grain) {
+  Allocation allocation(shape, sensitivities, grain);
+  const std::size_t most_bytes = bytes_of(shape, bits);
+  double low = 0.0, high = 1.0;  // prices: too many bytes, few enough
+  std::optional<double> best_price;
+  double best_loss = 0.0;
+  for (int step = 0; step < kSteps; ++step) {
+    const double price = low == 0.0 ? high / 2 : std::sqrt(low * high);
+    if (allocation.choose(price) > most_bytes) {
+      low = price;
+      continue;
+    }
+    high = price;
+    // Filling tiles makes bytes no monotonous function of the price: the last plan need not be the best one.
+    if (!best_price || allocation.loss() < best_loss) {
+      best_price = price;
+      best_loss = allocation.loss();
+    }
+  }
+  allocation.choose(best_price.value_or(high));
+  return allocation.plan();
+}
+
+}  // namespace polykv::runtime

@@ -1,0 +1,24 @@
+// Bits for each token of a card: the least expected loss at a size.
+//
+// Loss is told by token (card_rows.h): minimise sum eps(t, b(t)) S(t) within a number of bytes (arXiv 2605.03884,
+// section on the objective), here with what a codec loses for eps and a token's sensitivity for S, keys and values
+// apart. Tokens of equal precision in a head are a run, in tiles of 16: a precision takes whole tiles, filled with those
+// tokens of fewer bits that gain most, so that none has fewer than 16 tokens and what is padding is counted.
+#pragma once
+
+#include <cstdint>
+
+#include "cli/runtime/card_rows.h"
+#include "cli/runtime/codec_plan.h"
+#include "format/shape.h"
+
+namespace polykv::runtime {
+
+// What may differ: tokens, all heads alike, in 2, 4, 8 or 16 bits (the paper's); heads, all tokens alike; or both.
+enum class Grain : std::uint8_t { kTokens, kHeads, kBoth };
+
+// As many bytes at most as `bits` bits for every value take. `shape` is the card's.
+TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities& sensitivities, double bits,
+                          Grain grain);
+
+}  // namespace polykv::runtime
