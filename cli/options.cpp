@@ -34,6 +34,46 @@ OptionSpec threads_option() {
       .help = "Threads to work with. Without it: what the CPU affinity and the CPU quota of the control group allow."};
 }
 
+OptionSpec prefill_type_option() {
+  return {.name = "prefill-type",
+          .value = "TYPE",
+          .target = &Options::prefill_type,
+          .kind = ValueKind::kChoice,
+          .environment = "POLYKV_PREFILL_TYPE",
+          .choices = {"f32", "bf16"},
+          .help =
+              "The number type of the prefill: f32 or bf16. Without it: bf16 where the CPU has instructions for it, "
+              "else f32. The pool records it."};
+}
+
+OptionSpec mode_option() {
+  return {.name = "mode",
+          .value = "MODE",
+          .target = &Options::mode,
+          .kind = ValueKind::kOctal,
+          .fallback = "0600",
+          .environment = "POLYKV_MODE",
+          .help = "Permissions of the pool, in octal, whatever the umask."};
+}
+
+OptionSpec card_bits_option(const char* help) {
+  return {.name = "bits",
+          .value = "B",
+          .target = &Options::card_bits,
+          .kind = ValueKind::kText,
+          .environment = "POLYKV_CARD_BITS",
+          .help = help};
+}
+
+OptionSpec sender_option(const char* help) {
+  return {.name = "sender",
+          .value = "NAME",
+          .target = &Options::sender,
+          .kind = ValueKind::kText,
+          .environment = "POLYKV_SENDER",
+          .help = help};
+}
+
 OptionSpec pool_path_option() {
   return {.name = "pool-path",
           .value = "FOLDER",
@@ -216,24 +256,53 @@ CommandSpec build_command() {
             .kind = ValueKind::kText,
             .environment = "POLYKV_SYSTEM",
             .help = "The system turn. Without it: what the template itself inserts."},
-           {.name = "prefill-type",
-            .value = "TYPE",
-            .target = &Options::prefill_type,
-            .kind = ValueKind::kChoice,
-            .environment = "POLYKV_PREFILL_TYPE",
-            .choices = {"f32", "bf16"},
-            .help = "The number type of the prefill: f32 or bf16. Without it: bf16 where the CPU has instructions for "
-                    "it, else f32. The pool records it."},
+           prefill_type_option(),
            force_option(),
-           {.name = "mode",
-            .value = "MODE",
-            .target = &Options::mode,
-            .kind = ValueKind::kOctal,
-            .fallback = "0600",
-            .environment = "POLYKV_MODE",
-            .help = "Permissions of the pool, in octal, whatever the umask."},
+           mode_option(),
            threads_option(),
            json_option("Print one JSON object (schema polykv.build/1) instead of text.")},
+  };
+}
+
+CommandSpec append_command() {
+  return {
+      .name = "append",
+      .operands = "POOL DOC...",
+      .min_operands = 2,
+      .max_operands = SIZE_MAX,
+      .operand_name = "pool or document",
+      .operand_kind = ValueKind::kPath,
+      .operand_choices = {},
+      .common_options = true,
+      .summary = "read more documents after a pool's, without reading those again",
+      .examples = {{"polykv append contract.pkv annex.txt -o with-annex.pkv", "contract and annex"},
+                   {"tail -n +1000 log.txt | polykv append log.pkv - -o longer.pkv", "what has come since"}},
+      .description =
+          {"Runs the model over the documents with the pool's keys and values before them and writes a pool that "
+           "extends it: POOL stays as it is and is needed to use the new one (polykv flatten makes one of both). "
+           "Asking "
+           "the new pool is asking about all of the text, as if it had been built at once but for what rounding the "
+           "first part does to the second.",
+           "After a card that ends with an answer the documents open a new turn. A pool that dropped positions "
+           "(build --retain) cannot be appended to."},
+      .options = {{.letter = 'o',
+                   .name = "output",
+                   .value = "POOL",
+                   .target = &Options::output,
+                   .kind = ValueKind::kPath,
+                   .required = true,
+                   .help = "The pool to write. An existing file is refused before any work unless --force is given."},
+                  model_option(),
+                  card_bits_option(
+                      "Bits of a value: 1 to 8, or 16. Without it: each head's codecs are those of the base "
+                      "pool."),
+                  sender_option("Who made it, as inspect shows it."),
+                  prefill_type_option(),
+                  force_option(),
+                  mode_option(),
+                  pool_path_option(),
+                  threads_option(),
+                  json_option("Print one JSON object (schema polykv.append/1) instead of text.")},
   };
 }
 
@@ -362,18 +431,8 @@ CommandSpec ask_command() {
             .kind = ValueKind::kPath,
             .help = "Keep the question and its answer as a card, a small pool that extends POOL: the next ask goes on "
                     "from it. For one question."},
-           {.name = "bits",
-            .value = "B",
-            .target = &Options::card_bits,
-            .kind = ValueKind::kText,
-            .environment = "POLYKV_CARD_BITS",
-            .help = card_bits_help()},
-           {.name = "sender",
-            .value = "NAME",
-            .target = &Options::sender,
-            .kind = ValueKind::kText,
-            .environment = "POLYKV_SENDER",
-            .help = "With --save: who made the card, as inspect shows it."},
+           card_bits_option(card_bits_help()),
+           sender_option("With --save: who made the card, as inspect shows it."),
            force_option(),
            pool_path_option(),
            json_option("Print JSON (schema polykv.ask/1) instead of text."),
@@ -667,7 +726,7 @@ CommandSpec help_command() {
           .max_operands = 1,
           .operand_name = "command",
           .operand_kind = ValueKind::kChoice,
-          .operand_choices = {"build", "ask", "inspect", "verify", "stats", "export", "bench", "calibrate",
+          .operand_choices = {"build", "append", "ask", "inspect", "verify", "stats", "export", "bench", "calibrate",
                               "completion", "help"},
           .common_options = false,
           .summary = "explain polykv or one of its commands",
@@ -680,9 +739,9 @@ CommandSpec help_command() {
 }  // namespace
 
 std::span<const CommandSpec> commands() {
-  static const std::array<CommandSpec, 10> table = {
-      build_command(),  ask_command(),   inspect_command(),   verify_command(),     stats_command(),
-      export_command(), bench_command(), calibrate_command(), completion_command(), help_command()};
+  static const std::array<CommandSpec, 11> table = {
+      build_command(),  append_command(), ask_command(),       inspect_command(),    verify_command(), stats_command(),
+      export_command(), bench_command(),  calibrate_command(), completion_command(), help_command()};
   return table;
 }
 

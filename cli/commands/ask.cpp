@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "cli/commands/card_options.h"
 #include "cli/commands/commands.h"
 #include "cli/commands/desk.h"
 #include "cli/commands/interview.h"
@@ -46,6 +47,7 @@ int run_ask(const Options& options, Report& report) {
   auto desk = open_desk(options.operands.front(), options, report);
   if (!desk) return report.error(options.operands.front(), desk.error());
   if (const auto status = check_plan_fits(*tail, (*desk)->model); !status) return report.error({}, status.error());
+  if (const auto status = refuse_parent(options.save, (*desk)->chain); !status) return report.error({}, status.error());
   if (questions.from_terminal()) report.notice({}, "type a question a line; Ctrl-D ends");
   const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - kProcessStart).count();
   // All questions of a run have one seed, so that an answer depends on neither its place nor on the questions before.

@@ -1,12 +1,11 @@
 // polykv build DOC... -o POOL: reads documents once and publishes what the model computed for them.
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
 #include "cli/commands/document.h"
+#include "cli/commands/output_options.h"
 #include "cli/commands/retain_option.h"
 #include "cli/progress.h"
 #include "cli/runtime/model_locator.h"
@@ -20,16 +19,6 @@ using format::Error;
 using format::ErrorCode;
 
 constexpr std::uint32_t kFewPositions = 512;  // fewer free positions than this are worth a warning
-
-std::uint64_t source_date_epoch() {
-  const char* text = std::getenv("SOURCE_DATE_EPOCH");
-  return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
-}
-
-runtime::NumberType prefill_type(const Options& options) {
-  if (options.prefill_type.empty()) return runtime::default_prefill_type();
-  return options.prefill_type == "bf16" ? runtime::NumberType::kBF16 : runtime::NumberType::kF32;
-}
 
 // --codec, and what a plan is to keep within.
 format::Result<runtime::CodecChoice> codec_choice(const Options& options) {
@@ -72,10 +61,8 @@ nlohmann::ordered_json to_json(const std::string& pool, const runtime::BuildRepo
 
 int run_build(const Options& options, Report& report) {
   const auto start = std::chrono::steady_clock::now();
-  std::error_code ignored;
-  if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.output, ignored))) {
-    return report.error(options.output, Error(ErrorCode::kExists, "exists already; --force replaces it"));
-  }
+  if (const auto status = refuse_existing(options.output, options); !status)
+    return report.error(options.output, status.error());
   const auto choice = codec_choice(options);
   if (!choice) return report.error({}, choice.error());
   const auto retain = read_retain_option(options);

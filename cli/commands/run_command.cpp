@@ -13,7 +13,8 @@ struct Entry {
   int (*run)(const Options&, Report&);
 };
 
-constexpr std::array<Entry, 10> kEntries = {{{"build", run_build},
+constexpr std::array<Entry, 11> kEntries = {{{"build", run_build},
+                                             {"append", run_append},
                                              {"ask", run_ask},
                                              {"inspect", run_inspect},
                                              {"verify", run_verify},

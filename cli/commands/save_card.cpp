@@ -1,13 +1,13 @@
 #include "cli/commands/save_card.h"
 
 #include <chrono>
-#include <filesystem>
 
+#include "cli/commands/card_options.h"
+#include "cli/commands/output_options.h"
 #include "cli/runtime/card_writer.h"
 #include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/prompt.h"
 #include "cli/runtime/token_allocation.h"
-#include "cli/runtime/user_index.h"
 
 namespace polykv::cli {
 namespace {
@@ -29,24 +29,6 @@ Result<runtime::TokenPlan> mixed_plan(double bits, Desk& desk, runtime::Agent& a
                                   runtime::Grain::kBoth);
 }
 
-Result<runtime::TokenPlan> make_plan(const runtime::CardBits& bits, Desk& desk, runtime::Agent& agent,
-                                     const format::KvShape& shape) {
-  using Kind = runtime::CardBits::Kind;
-  if (bits.kind == Kind::kAsBase) return runtime::token_plan_as_base(desk.chain.file(0).reader, shape.num_tokens);
-  if (bits.kind == Kind::kMixed) return mixed_plan(bits.bits, desk, agent, shape);
-  const auto codec = static_cast<format::CodecId>(bits.bits);
-  return runtime::uniform_token_plan(shape, {codec, codec});
-}
-
-// A card's parents are found again even if the card is elsewhere.
-void remember(const PoolChain& chain) {
-  for (std::size_t i = 0; i < chain.size(); ++i) {
-    const PoolFile& pool = chain.file(i);
-    runtime::remember_path(runtime::UserIndex::kPools, format::to_hex(pool.reader.superblock_digest()),
-                           pool.file.path());
-  }
-}
-
 }  // namespace
 
 Result<runtime::CardBits> check_save_options(const Options& options) {
@@ -60,37 +42,33 @@ Result<runtime::CardBits> check_save_options(const Options& options) {
   }
   if (!options.tail_retain.empty())
     return Error(ErrorCode::kUsage, "ask: a card keeps the whole tail: --save or --tail-retain, not both");
-  const auto bits = options.card_bits.empty() ? runtime::CardBits() : runtime::parse_card_bits(options.card_bits);
-  if (!bits)
-    return Error(ErrorCode::kUsage, "ask: --bits: '" + options.card_bits + "' is not " + runtime::kCardBitsSyntax);
-  std::error_code ignored;
-  if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.save, ignored)))
-    return Error(ErrorCode::kExists, options.save + ": exists already; --force replaces it");
-  return *bits;
+  POLYKV_TRY(const runtime::CardBits bits, read_card_bits(options));
+  const format::Status fresh = refuse_existing(options.save, options);
+  if (!fresh) return Error(fresh.error().code, options.save + ": " + fresh.error().message);
+  return bits;
 }
 
 Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bits, Desk& desk, runtime::Agent& agent) {
   POLYKV_CHECK_STATUS(agent.complete_tail(desk.runner));
   const auto start = std::chrono::steady_clock::now();
-  const PoolFile& parent = desk.pool();
   const std::vector<const core::KvPool*> chain = desk.chain.views();
-  runtime::CardSpec spec;
-  spec.parent = &parent.reader;
-  spec.parent_name = parent.file.path().filename().string();
-  spec.chain = chain;
-  spec.tokens = runtime::tokens_with_text(desk.model.tokenizer, {agent.fed().begin(), agent.fed().end()});
+  auto tokens = runtime::tokens_with_text(desk.model.tokenizer, {agent.fed().begin(), agent.fed().end()});
   format::KvShape shape = chain.back()->shape();
-  shape.num_tokens = static_cast<std::uint32_t>(spec.tokens.ids.size());
-  POLYKV_TRY(spec.plan, make_plan(bits, desk, agent, shape));
-  spec.fields = {{runtime::kTurnField, runtime::kAnswerTurn}, {runtime::kBitsField, card_bits_name(bits)}};
-  if (!options.sender.empty()) spec.fields[runtime::kSenderField] = options.sender;
+  shape.num_tokens = static_cast<std::uint32_t>(tokens.ids.size());
+  runtime::CardSpec spec = card_spec(desk, chain, std::move(tokens), bits, options);
+  spec.fields.set(runtime::kTurnField, runtime::kAnswerTurn);
+  if (bits.kind == runtime::CardBits::Kind::kMixed) {
+    POLYKV_TRY(spec.plan, mixed_plan(bits.bits, desk, agent, shape));
+  } else {
+    spec.plan = plain_plan(bits, desk, shape.num_tokens);
+  }
 
   POLYKV_TRY(runtime::CardWriter writer,
              runtime::CardWriter::create(options.save, std::move(spec), {.force = options.force}, desk.workers));
   POLYKV_CHECK_STATUS(writer.write(agent.tail()));
   POLYKV_CHECK_STATUS(desk.check_unchanged());
   POLYKV_TRY(const std::uint64_t bytes, writer.finish());
-  remember(desk.chain);
+  remember_parents(desk.chain);
   const double write_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   return SavedCard{bytes, shape.num_tokens, write_ms};
 }

@@ -32,11 +32,11 @@ float dot(const float* a, const float* b, std::size_t size) {
 
 // One head's, as floats.
 struct CardRows::HeadFloats {
-  std::vector<float> keys, values;                 // [token][head_dim]
+  std::vector<float> keys, values;                // [token][head_dim]
   std::vector<float> key_squares, value_squares;  // [token]: of the key less the mean, of the value
 
   HeadFloats(const core::Tail& tail, std::uint32_t layer, std::uint32_t kv_head, std::uint32_t num_tokens,
-           std::size_t dim) {
+             std::size_t dim) {
     std::vector<std::uint16_t> keys16, values16;
     tail.copy_head(layer, kv_head, keys16, values16);
     for (std::size_t i = 0; i < num_tokens * dim; ++i) {

@@ -32,7 +32,7 @@ format::Identity make_identity(const CardSpec& spec) {
   identity.set("codec.codebooks", "trellis/1");
   identity.set("writer.program", "polykv " POLYKV_VERSION);
   if (!spec.parent_name.empty()) identity.set(kParentNameField, spec.parent_name);
-  for (const auto& [name, value] : spec.fields) identity.set(name, value);
+  for (const auto& [name, value] : spec.fields.fields()) identity.set(name, value);
   return identity;
 }
 

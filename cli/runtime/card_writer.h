@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -15,6 +14,7 @@
 #include "core/pool.h"
 #include "core/tail.h"
 #include "core/workers.h"
+#include "format/identity.h"
 #include "format/reader.h"
 #include "format/status.h"
 #include "format/tokens.h"
@@ -35,7 +35,7 @@ struct CardSpec {
   std::span<const core::KvPool* const> chain;  // base first, the parent last
   format::Tokens tokens;
   TokenPlan plan;
-  std::map<std::string, std::string> fields = {};  // of the identity, besides the parent's own
+  format::Identity fields = {};  // besides those that are the parent's too
   std::uint64_t created = 0;
 };
 

@@ -78,12 +78,7 @@ format::Identity make_identity(const BuildRequest& request, const RetentionChoic
   identity.set("codec.codebooks", "trellis/1");
   identity.set("prefill.type", number_type_name(prefill_type));
   identity.set("prefill.runner", runner.version());
-  identity.set("document.count", std::to_string(request.documents.size()));
-  for (std::size_t i = 0; i < request.documents.size(); ++i) {
-    const std::string prefix = "document." + std::to_string(i) + ".";
-    identity.set(prefix + "name", request.documents[i].name);
-    identity.set(prefix + "bytes", std::to_string(request.documents[i].text.size()));
-  }
+  add_document_fields(request.documents, identity);
   if (!prompt.open_prefix.empty()) identity.set("prompt.open_prefix", prompt.open_prefix);
   identity.set("writer.program", "polykv " POLYKV_VERSION);
   return identity;
@@ -441,6 +436,15 @@ Status check_documents(std::span<const Document> documents) {
   }
   if (bytes > kMaxSourceBytes) return Error(ErrorCode::kUnusableText, "the documents are larger than 1 GiB");
   return {};
+}
+
+void add_document_fields(std::span<const Document> documents, format::Identity& identity) {
+  identity.set("document.count", std::to_string(documents.size()));
+  for (std::size_t i = 0; i < documents.size(); ++i) {
+    const std::string prefix = "document." + std::to_string(i) + ".";
+    identity.set(prefix + "name", documents[i].name);
+    identity.set(prefix + "bytes", std::to_string(documents[i].text.size()));
+  }
 }
 
 format::Result<PoolPrompt> make_prompt(const BuildRequest& request) {

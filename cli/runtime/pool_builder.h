@@ -29,6 +29,8 @@ struct Document {
 // kUnusableText, naming the document: empty, not UTF-8 (with the offset), or larger than 1 GiB in all.
 format::Status check_documents(std::span<const Document> documents);
 
+void add_document_fields(std::span<const Document> documents, format::Identity& identity);
+
 struct BuildRequest {
   const Model* model;
   const ChatTemplate* chat;

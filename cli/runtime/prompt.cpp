@@ -39,25 +39,16 @@ void append_question(const Tokenizer& tokenizer, const ChatTemplate& chat, std::
   append_pieces(tokenizer, after, ids);
 }
 
+// Between documents.
+constexpr std::string_view kBlankLine = "\n\n";
+
 // Between the documents and the question.
 std::string_view separator(const ChatTemplate& chat) { return chat.name == "none" ? "\n" : "\n\n"; }
 
-}  // namespace
-
-std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
-                           std::span<const std::string> documents) {
-  std::string text;
-  for (const std::string& document : documents) {
-    if (&document != &documents.front()) text += "\n\n";
-    text += document;
-  }
-  return tokenizer.normalize(chat.trims_content ? trim_start(text) : text);
-}
-
-PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text) {
+// `leading`, then `before`, which is the template's and joined to the text, as far as no following text can change it.
+PoolPrompt make_part(const Tokenizer& tokenizer, std::span<const PromptPiece> leading, std::string_view before,
+                     std::string text) {
   PoolPrompt prompt;
-  std::span<const PromptPiece> leading = chat.before;
-  const std::string_view before = take_last_text(leading);
   append_pieces(tokenizer, leading, prompt.tokens.ids);
   prompt.tokens.text_begin.assign(prompt.tokens.ids.size(), 0);
   prompt.tokens.text_end.assign(prompt.tokens.ids.size(), 0);
@@ -75,6 +66,32 @@ PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat
   if (stable < before.size()) prompt.open_prefix = before.substr(stable);
   prompt.tokens.text = std::move(text);
   return prompt;
+}
+
+}  // namespace
+
+std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                           std::span<const std::string> documents) {
+  std::string text;
+  for (const std::string& document : documents) {
+    if (&document != &documents.front()) text += kBlankLine;
+    text += document;
+  }
+  return tokenizer.normalize(chat.trims_content ? trim_start(text) : text);
+}
+
+PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text) {
+  std::span<const PromptPiece> leading = chat.before;
+  const std::string_view before = take_last_text(leading);
+  return make_part(tokenizer, leading, before, std::move(text));
+}
+
+PoolPrompt make_next_part(const Tokenizer& tokenizer, const ChatTemplate& chat, const std::optional<std::string>& open,
+                          std::string_view text) {
+  if (open) return make_part(tokenizer, {}, "", std::string(*open).append(kBlankLine).append(text));
+  std::span<const PromptPiece> leading = chat.between;
+  const std::string before(chat.name == "none" ? separator(chat) : take_last_text(leading));
+  return make_part(tokenizer, leading, before, std::string(text));
 }
 
 std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,

@@ -5,6 +5,7 @@
 // after that place stays open and is tokenized with each question.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,6 +28,11 @@ struct PoolPrompt {
 
 // `text` is join_documents' result. No token at all is possible (template "none", a text without a stable token).
 PoolPrompt make_pool_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string text);
+
+// What another part of the document adds to a pool. `open` is what the pool leaves open, as in make_question_tokens;
+// nothing: the pool ends with an answer, and the part begins a turn. `text` is join_documents' result.
+PoolPrompt make_next_part(const Tokenizer& tokenizer, const ChatTemplate& chat, const std::optional<std::string>& open,
+                          std::string_view text);
 
 // The tokens that follow the pool's. `open` is open_prefix + Tokens::open_text().
 std::vector<TokenId> make_question_tokens(const Tokenizer& tokenizer, const ChatTemplate& chat, std::string_view open,

@@ -268,7 +268,8 @@ format::Status StepRunner::step(std::span<const AgentStep> agents, const StepPar
   state.start(agents, part);
   for (std::uint32_t layer = part.first_layer; layer < part.end_layer; ++layer) {
     POLYKV_CHECK_STATUS(state.attention(layer, agents));
-    if (state.observer) state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden, state.log_sums});
+    if (state.observer)
+      state.observer({layer, state.num_rows(), state.query, state.mixed, state.hidden, state.log_sums});
     state.feed_forward(layer);
   }
   for (const AgentStep& agent : agents) agent.tail->commit(static_cast<std::uint32_t>(agent.tokens.size()));

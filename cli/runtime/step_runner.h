@@ -45,10 +45,10 @@ struct StepPart {
 // What a step computed in one layer, for who measures it. Views that live during the call.
 struct StepLayer {
   std::uint32_t layer;
-  std::size_t num_rows;           // of all agents, in their order
-  std::span<const float> query;   // [num_rows][num_q_heads][head_dim], after RoPE
-  std::span<const float> mixed;   // [num_rows][num_q_heads][head_dim], the weighted sums of values
-  std::span<const float> hidden;  // [num_rows][hidden_size], the residual stream with attention added
+  std::size_t num_rows;                  // of all agents, in their order
+  std::span<const float> query;          // [num_rows][num_q_heads][head_dim], after RoPE
+  std::span<const float> mixed;          // [num_rows][num_q_heads][head_dim], the weighted sums of values
+  std::span<const float> hidden;         // [num_rows][hidden_size], the residual stream with attention added
   std::span<const float> log_sums = {};  // [num_rows][num_q_heads], of the softmax (core/attend.h)
 };
 

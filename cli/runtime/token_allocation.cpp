@@ -93,7 +93,8 @@ class Allocation {
       }
       std::vector<double>& loss = group.loss.emplace_back();
       for (const CodecPair codec : menu_)
-        loss.push_back(kKldOfStream * (sum.key * key_codec_loss(codec.key) + sum.value * value_codec_loss(codec.value)));
+        loss.push_back(kKldOfStream *
+                       (sum.key * key_codec_loss(codec.key) + sum.value * value_codec_loss(codec.value)));
     }
     groups_.push_back(std::move(group));
   }

@@ -2,8 +2,8 @@
 //
 // Loss is told by token (card_rows.h): minimise sum eps(t, b(t)) S(t) within a number of bytes (arXiv 2605.03884,
 // section on the objective), here with what a codec loses for eps and a token's sensitivity for S, keys and values
-// apart. Tokens of equal precision in a head are a run, in tiles of 16: a precision takes whole tiles, filled with those
-// tokens of fewer bits that gain most, so that none has fewer than 16 tokens and what is padding is counted.
+// apart. Tokens of equal precision in a head are a run, in tiles of 16: a precision takes whole tiles, filled with
+// those tokens of fewer bits that gain most, so that none has fewer than 16 tokens and what is padding is counted.
 #pragma once
 
 #include <cstdint>
