@@ -276,7 +276,8 @@ CommandSpec append_command() {
       .common_options = true,
       .summary = "read more documents after a pool's, without reading those again",
       .examples = {{"polykv append contract.pkv annex.txt -o with-annex.pkv", "contract and annex"},
-                   {"tail -n +1000 log.txt | polykv append log.pkv - -o longer.pkv", "what has come since"}},
+                   {"tail -n +1000 log.txt | polykv append log.pkv - -o longer.pkv", "what has come since"},
+                   {"polykv append other.pkv step1.pkv --graft -o here.pkv", "a card from another prefix"}},
       .description =
           {"Runs the model over the documents with the pool's keys and values before them and writes a pool that "
            "extends it: POOL stays as it is and is needed to use the new one (polykv flatten makes one of both). "
@@ -297,6 +298,12 @@ CommandSpec append_command() {
                       "Bits of a value: 1 to 8, or 16. Without it: each head's codecs are those of the base "
                       "pool."),
                   sender_option("Who made it, as inspect shows it."),
+                  {.name = "graft",
+                   .target = &Options::graft,
+                   .help =
+                       "DOC is a card on another prefix: take its keys and values as they are, keys turned to their "
+                       "new positions, instead of running the model. They were computed from the other prefix; the "
+                       "pool is marked, and what that does to answers is measured and kept in it."},
                   prefill_type_option(),
                   force_option(),
                   mode_option(),

@@ -76,6 +76,7 @@ struct Options {
   // ask and append: the card.
   std::string card_bits;  // empty: each head as it is in the base pool
   std::string sender;
+  bool graft = false;  // append: of a card, its keys and values instead of its text
 
   // Wherever a pool that extends others is read: folders.
   std::vector<std::string> pool_path;

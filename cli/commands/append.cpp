@@ -8,6 +8,7 @@
 #include "cli/commands/commands.h"
 #include "cli/commands/desk.h"
 #include "cli/commands/document.h"
+#include "cli/commands/graft.h"
 #include "cli/commands/output_options.h"
 #include "cli/progress.h"
 #include "cli/runtime/model_runner.h"
@@ -54,6 +55,7 @@ int run_append(const Options& options, Report& report) {
   const std::string& path = options.operands.front();
   if (const auto status = refuse_existing(options.output, options); !status)
     return report.error(options.output, status.error());
+  if (options.graft) return run_graft(options, report);
   const auto bits = read_card_bits(options);
   if (!bits) return report.error({}, bits.error());
   if (bits->kind == runtime::CardBits::Kind::kMixed)
@@ -74,7 +76,7 @@ int run_append(const Options& options, Report& report) {
   const std::vector<const core::KvPool*> chain = (*desk)->chain.views();
   runtime::CardSpec spec = card_spec(**desk, chain, std::move(prompt->tokens), *bits, options);
   spec.plan = plain_plan(*bits, **desk, num_tokens);
-  if (!prompt->open_prefix.empty()) spec.fields.set("prompt.open_prefix", prompt->open_prefix);
+  if (!prompt->open_prefix.empty()) spec.fields.set(runtime::kOpenPrefixField, prompt->open_prefix);
   spec.fields.set("prefill.type", runtime::number_type_name(type));
   spec.fields.set("prefill.runner", (*runner)->version());
   runtime::add_document_fields(*documents, spec.fields);

@@ -23,7 +23,7 @@ std::uint32_t model_owner(const Options& options) {
 format::Result<std::optional<std::string>> open_text_of(const format::PoolReader& pool) {
   const format::Identity& identity = pool.identity();
   if (identity.get(runtime::kTurnField) == runtime::kAnswerTurn) return std::optional<std::string>();
-  std::string open_text(identity.get("prompt.open_prefix").value_or(""));
+  std::string open_text(identity.get(runtime::kOpenPrefixField).value_or(""));
   POLYKV_TRY(const std::string text, pool.source_text());
   const std::vector<std::uint32_t>& ends = pool.tokens().text_end;
   return std::optional(open_text + text.substr(ends.empty() ? 0 : ends.back()));

@@ -49,6 +49,18 @@ TokenSensitivities weigh_rows(TokenSensitivities own, const TokenSensitivities& 
   return own;
 }
 
+TokenPlan token_plan_of(const format::PoolReader& pool) {
+  TokenPlan plan;
+  for (const std::vector<format::Run>& runs : pool.layout().runs) {
+    std::vector<core::CodecPair>& tokens = plan.emplace_back(pool.shape().num_tokens, core::kDefaultCodec);
+    for (const format::Run& run : runs)
+      for (const format::PositionRange range : pool.layout().position_sets[run.position_set].ranges)
+        for (std::uint32_t at = range.begin; at < range.end; ++at)
+          tokens[at - pool.first_position()] = {run.key_codec, run.value_codec};
+  }
+  return plan;
+}
+
 TokenPlan token_plan_as_base(const format::PoolReader& base, std::uint32_t num_tokens) {
   TokenPlan plan;
   for (const std::vector<format::Run>& runs : base.layout().runs) {

@@ -35,6 +35,9 @@ TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec
 inline constexpr double kOwnShare = 0.5;
 TokenSensitivities weigh_rows(TokenSensitivities own, const TokenSensitivities& next, double own_share = kOwnShare);
 
+// A pool's own: as its tokens are. Every head must keep all positions.
+TokenPlan token_plan_of(const format::PoolReader& pool);
+
 // Codecs of the base's heads; a head that has sinks alone gets the default codec.
 TokenPlan token_plan_as_base(const format::PoolReader& base, std::uint32_t num_tokens);
 

@@ -57,7 +57,7 @@ Result<CardWriter> CardWriter::create(const std::filesystem::path& path, CardSpe
   POLYKV_TRY(format::PoolWriter created, format::PoolWriter::create(path, std::move(pool), options));
   auto writer = std::make_unique<format::PoolWriter>(std::move(created));
   auto layers = std::make_unique<LayerWriter>(shape, DimensionWeights{}, *writer, workers, spec.chain);
-  return CardWriter(shape, std::move(writer), std::move(layers), workers.num_threads());
+  return CardWriter(shape, first_position, std::move(writer), std::move(layers), workers.num_threads());
 }
 
 format::Status CardWriter::write(const core::Tail& tail) {
@@ -70,9 +70,19 @@ format::Status CardWriter::write(const core::Tail& tail) {
   });
 }
 
-Result<std::uint64_t> CardWriter::finish() {
-  const std::uint64_t bytes = writer_->file_bytes(0);
-  POLYKV_CHECK_STATUS(writer_->finish(""));
+Result<core::KvPool> CardWriter::view() {
+  POLYKV_TRY(const format::WrittenValues values, writer_->written());
+  return core::KvPool({.shape = shape_,
+                       .first_position = first_position_,
+                       .layout = &writer_->layout(),
+                       .pages = values.pages,
+                       .sinks = values.sinks,
+                       .means = values.means});
+}
+
+Result<std::uint64_t> CardWriter::finish(std::string_view fidelity) {
+  const std::uint64_t bytes = writer_->file_bytes(fidelity.size());
+  POLYKV_CHECK_STATUS(writer_->finish(fidelity));
   return bytes;
 }
 

@@ -50,19 +50,27 @@ class CardWriter {
   // All layers, as they are in an agent's tail that dropped nothing.
   format::Status write(const core::Tail& tail);
 
-  // Publishes; the file's bytes.
-  format::Result<std::uint64_t> finish();
+  // What is written, before it is published: good until then.
+  format::Result<core::KvPool> view();
+
+  // Publishes; the file's bytes. `fidelity` is JSON text, may be empty.
+  format::Result<std::uint64_t> finish(std::string_view fidelity = {});
 
  private:
-  CardWriter(const format::KvShape& shape, std::unique_ptr<format::PoolWriter> writer,
+  CardWriter(const format::KvShape& shape, std::uint32_t first_position, std::unique_ptr<format::PoolWriter> writer,
              std::unique_ptr<LayerWriter> layers, std::size_t num_threads)
-      : shape_(shape), writer_(std::move(writer)), layers_(std::move(layers)), buffers_(num_threads) {}
+      : shape_(shape),
+        first_position_(first_position),
+        writer_(std::move(writer)),
+        layers_(std::move(layers)),
+        buffers_(num_threads) {}
 
   struct Buffer {
     std::vector<std::uint16_t> keys, values;
   };
 
   format::KvShape shape_;
+  std::uint32_t first_position_;
   std::unique_ptr<format::PoolWriter> writer_;  // stays where it is when the card's writer moves
   std::unique_ptr<LayerWriter> layers_;
   std::vector<Buffer> buffers_;  // [workers]

@@ -37,13 +37,13 @@ Status check_keeps_all(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
                                                    " positions; all of them are needed");
 }
 
-void place_run(const KvPool::Run& run, const core::HeadTransform& transform, std::size_t dim, std::span<float> keys,
-               std::span<float> values) {
+void place_run(const KvPool::Run& run, const core::HeadTransform& transform, std::uint32_t first_position,
+               std::size_t dim, std::span<float> keys, std::span<float> values) {
   std::vector<float> run_keys(run.num_positions * dim), run_values(run.num_positions * dim);
   core::dequantize_run(run.codec, run.exponents, run.pages, run.num_positions, dim, transform, run_keys, run_values);
   std::size_t slot = 0;
   for (const format::PositionRange& range : run.positions) {
-    const std::size_t first = range.begin * dim, count = (range.end - range.begin) * dim;
+    const std::size_t first = (range.begin - first_position) * dim, count = (range.end - range.begin) * dim;
     std::copy_n(run_keys.data() + slot, count, keys.data() + first);
     std::copy_n(run_values.data() + slot, count, values.data() + first);
     slot += count;
@@ -52,24 +52,36 @@ void place_run(const KvPool::Run& run, const core::HeadTransform& transform, std
 
 }  // namespace
 
-Status dequantize_chain(std::span<const KvPool* const> chain, std::uint32_t layer, std::uint32_t kv_head,
-                        std::span<float> keys, std::span<float> values) {
+Status dequantize_pool(std::span<const KvPool* const> chain, std::size_t index, std::uint32_t layer,
+                       std::uint32_t kv_head, std::span<float> keys, std::span<float> values) {
+  const KvPool& pool = *chain[index];
+  POLYKV_CHECK_STATUS(pool.check_layer(layer));
+  POLYKV_CHECK_STATUS(check_keeps_all(pool, layer, kv_head));
   // Those of the one pool that has some; codecs of pools before it need none.
   std::vector<std::uint16_t> mean, key_balance, value_balance;
-  for (const KvPool* pool : chain) {
-    const KvPool::Transform own = pool->transform(layer, kv_head);
+  for (const KvPool* one : chain) {
+    const KvPool::Transform own = one->transform(layer, kv_head);
     if (own.mean.empty()) continue;
+    POLYKV_CHECK_STATUS(one->check_layer(layer));
     mean = float16_bits(own.mean);
     key_balance = float16_bits(own.key_balance);
     value_balance = float16_bits(own.value_balance);
   }
-  for (const KvPool* pool : chain) {
-    POLYKV_CHECK_STATUS(pool->check_layer(layer));
-    POLYKV_CHECK_STATUS(check_keeps_all(*pool, layer, kv_head));
-    place_float16(pool->sink_keys(layer, kv_head), keys);
-    place_float16(pool->sink_values(layer, kv_head), values);
-    for (const KvPool::Run& run : pool->runs(layer, kv_head))
-      place_run(run, {mean, key_balance, value_balance}, pool->shape().head_dim, keys, values);
+  place_float16(pool.sink_keys(layer, kv_head), keys);
+  place_float16(pool.sink_values(layer, kv_head), values);
+  for (const KvPool::Run& run : pool.runs(layer, kv_head)) {
+    place_run(run, {mean, key_balance, value_balance}, pool.first_position(), pool.shape().head_dim, keys, values);
+  }
+  return {};
+}
+
+Status dequantize_chain(std::span<const KvPool* const> chain, std::uint32_t layer, std::uint32_t kv_head,
+                        std::span<float> keys, std::span<float> values) {
+  for (std::size_t i = 0; i < chain.size(); ++i) {
+    const std::size_t dim = chain[i]->shape().head_dim, first = chain[i]->first_position() * dim,
+                      count = chain[i]->shape().num_tokens * dim;
+    POLYKV_CHECK_STATUS(
+        dequantize_pool(chain, i, layer, kv_head, keys.subspan(first, count), values.subspan(first, count)));
   }
   return {};
 }

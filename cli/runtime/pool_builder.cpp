@@ -79,7 +79,7 @@ format::Identity make_identity(const BuildRequest& request, const RetentionChoic
   identity.set("prefill.type", number_type_name(prefill_type));
   identity.set("prefill.runner", runner.version());
   add_document_fields(request.documents, identity);
-  if (!prompt.open_prefix.empty()) identity.set("prompt.open_prefix", prompt.open_prefix);
+  if (!prompt.open_prefix.empty()) identity.set(kOpenPrefixField, prompt.open_prefix);
   identity.set("writer.program", "polykv " POLYKV_VERSION);
   return identity;
 }

@@ -21,6 +21,9 @@ namespace polykv::runtime {
 std::string join_documents(const Tokenizer& tokenizer, const ChatTemplate& chat,
                            std::span<const std::string> documents);
 
+// What a pool's identity calls PoolPrompt::open_prefix, where it is not empty.
+inline constexpr const char* kOpenPrefixField = "prompt.open_prefix";
+
 struct PoolPrompt {
   format::Tokens tokens;    // with the source text
   std::string open_prefix;  // text of the template that is open too: empty unless no byte of the source is tokenized
