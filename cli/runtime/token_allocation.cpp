@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/runtime/bit_allocation.h"
+#include "cli/runtime/card_plan.h"
 #include "format/page_layout.h"
 
 namespace polykv::runtime {
@@ -16,12 +17,12 @@ namespace {
 using core::CodecPair;
 
 constexpr CodecPair kExact{format::kCodecF16, format::kCodecF16};
-constexpr int kSteps = 60;  // of the search for a price: a factor of 2 each, then halves of what is left
+constexpr int kSteps = 80;  // of the search for a price: factors of 2, then the middle of what is left
 
 // Most bytes first.
 std::vector<CodecPair> menu_of(Grain grain) {
   if (grain == Grain::kTokens) return {kExact, {8, 8}, {4, 4}, {2, 2}};
-  std::vector<CodecPair> menu = {kExact, {7, 8}};
+  std::vector<CodecPair> menu = {kExact, {8, 8}, {7, 8}};
   for (format::CodecId bits = 7; bits >= 1; --bits) {
     menu.push_back({bits, bits});
     if (bits > 1) menu.push_back({bits, static_cast<format::CodecId>(bits - 1)});
@@ -30,9 +31,14 @@ std::vector<CodecPair> menu_of(Grain grain) {
   return menu;
 }
 
+double loss_of(const Sensitivity& token, CodecPair codec) {
+  return kKldOfStream * (token.key * key_codec_loss(codec.key) + token.value * value_codec_loss(codec.value));
+}
+
 // Heads that have the same plan.
 struct Group {
   std::size_t num_heads;
+  std::vector<Sensitivity> tokens;        // sums over the heads
   std::vector<std::vector<double>> loss;  // [token][menu]
   std::vector<std::size_t> chosen;        // [token], index into the menu
 };
@@ -65,6 +71,21 @@ class Allocation {
     return sum;
   }
 
+  // No byte saves as much as this.
+  double most_price() const {
+    double sum = 1e-30;
+    for (const Group& group : groups_)
+      for (const std::vector<double>& loss : group.loss) sum += *std::max_element(loss.begin(), loss.end());
+    return sum;
+  }
+
+  double loss_of_all(CodecPair codec) const {
+    double sum = 0.0;
+    for (const Group& group : groups_)
+      for (const Sensitivity& token : group.tokens) sum += loss_of(token, codec);
+    return sum;
+  }
+
   TokenPlan plan() const {
     TokenPlan plan;
     for (const Group& group : groups_) {
@@ -84,7 +105,7 @@ class Allocation {
   }
 
   void add_group(std::span<const std::vector<Sensitivity>> heads) {
-    Group group{heads.size(), {}, std::vector<std::size_t>(num_tokens_)};
+    Group group{heads.size(), {}, {}, std::vector<std::size_t>(num_tokens_)};
     for (std::size_t t = 0; t < num_tokens_; ++t) {
       Sensitivity sum;
       for (const std::vector<Sensitivity>& head : heads) {
@@ -140,12 +161,17 @@ class Allocation {
   std::vector<Group> groups_;
 };
 
-// Whole tiles of every head, with one byte of scale for keys and one for values.
-std::size_t bytes_of(const format::KvShape& shape, double bits) {
-  const std::size_t num_slots =
-      (shape.num_tokens + format::kTileTokens - 1) / format::kTileTokens * format::kTileTokens;
-  const double head_bytes = static_cast<double>(num_slots) * (2.0 * shape.head_dim * bits / 8.0 + 2.0);
-  return static_cast<std::size_t>(head_bytes * shape.num_layers * shape.num_kv_heads);
+// Of the whole bits next to `bits`, by as much as it is between them.
+std::uint64_t uniform_bytes(const format::KvShape& shape, double bits) {
+  const auto all_bytes = [&](format::CodecId codec) {
+    return std::uint64_t{shape.num_layers} * shape.num_kv_heads *
+           format::run_bytes(codec, codec, shape.head_dim, shape.num_tokens);
+  };
+  const bool above_whole = bits > 8.0;  // no codec has 9 to 15 bits
+  const auto low = static_cast<format::CodecId>(above_whole ? 8.0 : std::floor(bits));
+  const auto high = static_cast<format::CodecId>(above_whole ? format::kCodecF16 : low + (low < 8));
+  const double share = high == low ? 0.0 : (bits - low) / (high - low);
+  return all_bytes(low) + static_cast<std::uint64_t>(share * static_cast<double>(all_bytes(high) - all_bytes(low)));
 }
 
 }  // namespace
@@ -153,8 +179,8 @@ std::size_t bytes_of(const format::KvShape& shape, double bits) {
 TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities& sensitivities, double bits,
                           Grain grain) {
   Allocation allocation(shape, sensitivities, grain);
-  const std::size_t most_bytes = bytes_of(shape, bits);
-  double low = 0.0, high = 1.0;  // prices: too many bytes, few enough
+  const std::uint64_t most_bytes = uniform_bytes(shape, bits);
+  double low = 0.0, high = allocation.most_price();  // prices: too many bytes, few enough
   std::optional<double> best_price;
   double best_loss = 0.0;
   for (int step = 0; step < kSteps; ++step) {
@@ -170,6 +196,11 @@ TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities
       best_loss = allocation.loss();
     }
   }
+  // Prices reach the convex hull alone. Where few tokens leave little choice, the same for all may be better.
+  const auto whole = static_cast<format::CodecId>(bits);
+  if (static_cast<double>(whole) == bits && (whole <= 8 || whole == format::kCodecF16) &&
+      !(best_price && best_loss <= allocation.loss_of_all({whole, whole})))
+    return uniform_token_plan(shape, {whole, whole});
   allocation.choose(best_price.value_or(high));
   return allocation.plan();
 }

@@ -17,7 +17,8 @@ namespace polykv::runtime {
 // What may differ: tokens, all heads alike, in 2, 4, 8 or 16 bits (the paper's); heads, all tokens alike; or both.
 enum class Grain : std::uint8_t { kTokens, kHeads, kBoth };
 
-// As many bytes at most as `bits` bits for every value take. `shape` is the card's.
+// As many bytes at most as `bits` bits for every value take (kNvN, padding counted; between whole bits in proportion).
+// `shape` is the card's, `bits` 2 to 16.
 TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities& sensitivities, double bits,
                           Grain grain);
 
