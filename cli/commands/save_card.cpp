@@ -5,31 +5,14 @@
 #include "cli/commands/card_options.h"
 #include "cli/commands/output_options.h"
 #include "cli/runtime/card_writer.h"
-#include "cli/runtime/dimension_weights.h"
+#include "cli/runtime/mixed_card.h"
 #include "cli/runtime/prompt.h"
-#include "cli/runtime/token_allocation.h"
 
 namespace polykv::cli {
-namespace {
 
 using format::Error;
 using format::ErrorCode;
 using format::Result;
-
-// The next question is not known; how its turn is opened, and the answer to it, is.
-Result<runtime::TokenPlan> mixed_plan(double bits, Desk& desk, runtime::Agent& agent, const format::KvShape& shape) {
-  runtime::CardRows next(desk.model.config());
-  POLYKV_CHECK_STATUS(next.look_ahead(desk.runner, agent.tail(),
-                                      runtime::make_next_question_tokens(desk.model.tokenizer, desk.chat, "")));
-  const std::vector<float> squares = runtime::output_squares(desk.model.file, desk.workers);
-  const auto measure = [&](const runtime::CardRows& rows) {
-    return rows.measure(agent.tail(), shape.num_tokens, squares, desk.workers);
-  };
-  return runtime::allocate_tokens(shape, runtime::weigh_rows(measure(*agent.rows()), measure(next)), bits,
-                                  runtime::Grain::kBoth);
-}
-
-}  // namespace
 
 Result<runtime::CardBits> check_save_options(const Options& options) {
   if (options.save.empty()) {
@@ -58,7 +41,8 @@ Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bit
   runtime::CardSpec spec = card_spec(desk, chain, std::move(tokens), bits, options);
   spec.fields.set(runtime::kTurnField, runtime::kAnswerTurn);
   if (bits.kind == runtime::CardBits::Kind::kMixed) {
-    POLYKV_TRY(spec.plan, mixed_plan(bits.bits, desk, agent, shape));
+    const runtime::MixedCard card{&desk.model, &desk.chat, &desk.runner, &agent.tail(), agent.rows()};
+    POLYKV_TRY(spec.plan, runtime::mixed_token_plan(card, shape, bits.bits, desk.workers));
   } else {
     spec.plan = plain_plan(bits, desk, shape.num_tokens);
   }

@@ -38,17 +38,6 @@ TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec
                    std::vector<core::CodecPair>(shape.num_tokens, codec));
 }
 
-TokenSensitivities weigh_rows(TokenSensitivities own, const TokenSensitivities& next, double own_share) {
-  const auto mix = [own_share](double& mine, double theirs) { mine = own_share * mine + (1.0 - own_share) * theirs; };
-  for (std::size_t head = 0; head < own.size(); ++head) {
-    for (std::size_t t = 0; t < own[head].size(); ++t) {
-      mix(own[head][t].key, next[head][t].key);
-      mix(own[head][t].value, next[head][t].value);
-    }
-  }
-  return own;
-}
-
 TokenPlan token_plan_of(const format::PoolReader& pool) {
   TokenPlan plan;
   for (const std::vector<format::Run>& runs : pool.layout().runs) {

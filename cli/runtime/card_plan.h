@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include "cli/runtime/card_rows.h"
 #include "cli/runtime/codec_plan.h"
 #include "format/reader.h"
 #include "format/status.h"
@@ -29,11 +28,6 @@ std::optional<CardBits> parse_card_bits(std::string_view text);
 std::string card_bits_name(const CardBits& bits);  // what parse_card_bits reads; "base" for kAsBase
 
 TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec);
-
-// By what rounding does to the card's own rows and to those that come next, `kOwnShare` of it for the former (alpha of
-// the paper). Both measured on the same tokens.
-inline constexpr double kOwnShare = 0.5;
-TokenSensitivities weigh_rows(TokenSensitivities own, const TokenSensitivities& next, double own_share = kOwnShare);
 
 // A pool's own: as its tokens are. Every head must keep all positions.
 TokenPlan token_plan_of(const format::PoolReader& pool);

@@ -1,0 +1,40 @@
+// In which precision cards are handed over.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "cli/runtime/card_plan.h"
+#include "cli/runtime/card_rows.h"
+#include "cli/runtime/model_identity.h"
+#include "cli/runtime/step_runner.h"
+#include "cli/runtime/mixed_card.h"
+#include "format/reader.h"
+
+namespace polykv::eval {
+
+// As ask's --bits says it ("16", "4", "auto:4"), "base", or
+//   tokens:B heads:B both:B   what may differ (token_allocation.h); auto:B is one of them
+//   ...@own ...@next          only the card's own rows count, or only those that look ahead; without, half and half
+struct Variant {
+  std::string name;
+  runtime::CardBits bits;
+  runtime::Grain grain = runtime::kMixedGrain;
+  double own_share = runtime::kOwnShare;
+};
+std::optional<Variant> parse_variant(std::string_view name);
+
+// What an agent leaves behind.
+struct Finished {
+  runtime::StepRunner* runner;
+  core::Tail* tail;
+  const runtime::CardRows* rows;
+  std::uint32_t num_tokens;
+};
+
+format::Result<runtime::TokenPlan> plan_of(const Variant& variant, const runtime::Model& model,
+                                           const runtime::ChatTemplate& chat, const format::PoolReader& base,
+                                           const Finished& agent, core::Workers& workers);
+
+}  // namespace polykv::eval
