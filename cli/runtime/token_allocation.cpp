@@ -113,9 +113,8 @@ class Allocation {
         sum.value += head[t].value;
       }
       std::vector<double>& loss = group.loss.emplace_back();
-      for (const CodecPair codec : menu_)
-        loss.push_back(kKldOfStream *
-                       (sum.key * key_codec_loss(codec.key) + sum.value * value_codec_loss(codec.value)));
+      for (const CodecPair codec : menu_) loss.push_back(loss_of(sum, codec));
+      group.tokens.push_back(sum);
     }
     groups_.push_back(std::move(group));
   }
