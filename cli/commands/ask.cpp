@@ -57,8 +57,7 @@ int run_ask(const Options& options, Report& report) {
                                         static_cast<float>(options.top_p), static_cast<float>(options.min_p), seed},
                                        options.stop,
                                        tail->choice,
-                                       !options.save.empty(),
-                                       card_bits->kind == runtime::CardBits::Kind::kMixed};
+                                       !options.save.empty()};
   return Interview(options, report, **desk, answers, load_ms, *card_bits).run(questions);
 }
 

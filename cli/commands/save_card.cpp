@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "cli/commands/card_options.h"
+#include "cli/commands/fidelity_section.h"
 #include "cli/commands/output_options.h"
 #include "cli/runtime/card_writer.h"
 #include "cli/runtime/mixed_card.h"
@@ -41,7 +42,9 @@ Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bit
   runtime::CardSpec spec = card_spec(desk, chain, std::move(tokens), bits, options);
   spec.fields.set(runtime::kTurnField, runtime::kAnswerTurn);
   if (bits.kind == runtime::CardBits::Kind::kMixed) {
-    const runtime::MixedCard card{&desk.model, &desk.chat, &desk.runner, &agent.tail(), agent.rows()};
+    POLYKV_TRY(const auto fidelity, parse_fidelity(desk.chain.file(0).reader.fidelity()));
+    const auto heads = stored_sensitivities(fidelity, std::size_t{shape.num_layers} * shape.num_kv_heads);
+    const runtime::MixedCard card{&desk.model, &desk.chat, &desk.runner, &agent.tail(), heads};
     POLYKV_TRY(spec.plan, runtime::mixed_token_plan(card, shape, bits.bits, desk.workers));
   } else {
     spec.plan = plain_plan(bits, desk, shape.num_tokens);

@@ -52,7 +52,6 @@ Agent::Agent(const StepRunner& runner, const ModelConfig& config, const Tokenize
       sampler_(options.sampling, config.vocab_size),
       detokenizer_(tokenizer),
       filter_(options.stop) {
-  if (options.keeps_rows) rows_.emplace(config);
   if (options.tail) tail_retention_.emplace(config, *options.tail);
   answer_.cached_tokens = runner.chain_end();
   answer_.prompt_tokens = static_cast<std::uint32_t>(tokens_.size());
@@ -77,12 +76,6 @@ void Agent::advance(std::size_t count) {
 
 std::size_t Agent::most_rows() const {
   return tail_retention_ ? TailRetention::rows_until_next(tail_) : unfed().size();
-}
-
-void Agent::see(const StepLayer& layer, std::size_t first, std::size_t count) {
-  const std::size_t row_size = layer.query.size() / layer.num_rows;
-  if (tail_retention_) tail_retention_->add(layer.layer, layer.query.subspan(first * row_size, count * row_size));
-  if (rows_) rows_->add(layer, first, count, tail_.num_seen() + 1);
 }
 
 void Agent::trim(core::Workers& workers) {

@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "cli/runtime/card_rows.h"
 #include "cli/runtime/retention/tail_retention.h"
 #include "cli/runtime/sampler.h"
 #include "cli/runtime/step_runner.h"
@@ -28,7 +27,6 @@ struct AnswerOptions {
   // Of the agent's own question and answer, of which keep_tokens positions stay (tail_retention.h). Empty: all.
   std::optional<RetentionChoice> tail = {};
   bool keeps_tail = false;  // after the end, for a card
-  bool keeps_rows = false;  // the last ones, for what a card's tokens are worth
 };
 
 enum class StopReason : std::uint8_t { kEos, kStop, kLength, kContext };
@@ -63,10 +61,9 @@ class Agent {
   // How many of them the next step may feed: 1 or more.
   std::size_t most_rows() const;
 
-  // What a step computed for the agent's rows, `count` from `first` on, in one layer; needed only with
-  // AnswerOptions::tail or keeps_rows.
-  bool watches() const { return tail_retention_ || rows_; }
-  void see(const StepLayer& layer, std::size_t first, std::size_t count);
+  // What a step computed for the agent's rows in one layer; needed only with AnswerOptions::tail.
+  bool watches() const { return tail_retention_.has_value(); }
+  void see(std::uint32_t layer, std::span<const float> queries) { tail_retention_->add(layer, queries); }
   // After a step and advance(): lets go of what the tail does not keep.
   void trim(core::Workers& workers);
 
@@ -81,8 +78,6 @@ class Agent {
   // With AnswerOptions::keeps_tail, of a finished agent: what was fed, in order, and what the tail still lacks: the
   // last token of an answer that was cut off. A token that ends the turn is none of the answer's.
   std::span<const TokenId> fed() const { return fed_; }
-  // With keeps_rows; null without.
-  const CardRows* rows() const { return rows_ ? &*rows_ : nullptr; }
   // Feeds what is lacking.
   format::Status complete_tail(StepRunner& runner);
 
@@ -104,7 +99,6 @@ class Agent {
   const bool keeps_tail_;
   core::Tail tail_;
   std::optional<TailRetention> tail_retention_;
-  std::optional<CardRows> rows_;
   std::vector<TokenId> tokens_;  // the question, or the token sampled last
   std::size_t num_fed_ = 0;      // of tokens_
   std::vector<TokenId> fed_;     // all so far, if the tail is kept

@@ -17,16 +17,58 @@ TokenSensitivities weigh(TokenSensitivities own, const TokenSensitivities& next,
   return own;
 }
 
+// The mean over a head's tokens.
+std::vector<Sensitivity> means_of(const TokenSensitivities& sensitivities) {
+  std::vector<Sensitivity> means;
+  for (const std::vector<Sensitivity>& head : sensitivities) {
+    Sensitivity& mean = means.emplace_back();
+    for (const Sensitivity& token : head) {
+      mean.key += token.key / static_cast<double>(head.size());
+      mean.value += token.value / static_cast<double>(head.size());
+    }
+  }
+  return means;
+}
+
+// `base` in such units that its sum is that of `means`.
+std::vector<Sensitivity> scaled(std::span<const Sensitivity> base, std::span<const Sensitivity> means) {
+  const auto sum = [](std::span<const Sensitivity> heads) {
+    double all = 0.0;
+    for (const Sensitivity& head : heads) all += head.key + head.value;
+    return all;
+  };
+  const double factor = sum(means) / sum(base);
+  std::vector<Sensitivity> result;
+  for (const Sensitivity& head : base) result.push_back({factor * head.key, factor * head.value});
+  return result;
+}
+
+void even_out(TokenSensitivities& sensitivities, std::span<const Sensitivity> base, double even_share) {
+  std::vector<Sensitivity> even = means_of(sensitivities);
+  if (!base.empty()) even = scaled(base, even);
+  for (std::size_t head = 0; head < sensitivities.size(); ++head) {
+    for (Sensitivity& token : sensitivities[head]) {
+      token.key = even_share * even[head].key + (1.0 - even_share) * token.key;
+      token.value = even_share * even[head].value + (1.0 - even_share) * token.value;
+    }
+  }
+}
+
 }  // namespace
 
 format::Result<TokenPlan> mixed_token_plan(const MixedCard& card, const format::KvShape& shape, double bits,
-                                           core::Workers& workers, Grain grain, double own_share) {
+                                           core::Workers& workers, Grain grain, MixedWeights weights) {
   CardRows next(card.model->config());
   POLYKV_CHECK_STATUS(
       next.look_ahead(*card.runner, *card.tail, make_next_question_tokens(card.model->tokenizer, *card.chat, "")));
   const std::vector<float> squares = output_squares(card.model->file, workers);
-  const auto measure = [&](const CardRows& rows) { return rows.measure(*card.tail, shape.num_tokens, squares, workers); };
-  return allocate_tokens(shape, weigh(measure(*card.rows), measure(next), own_share), bits, grain);
+  const auto measure = [&](const CardRows& rows) {
+    return rows.measure(*card.tail, shape.num_tokens, squares, workers);
+  };
+  TokenSensitivities scores = measure(next);
+  if (weights.own_share > 0.0) scores = weigh(measure(*weights.own), scores, weights.own_share);
+  even_out(scores, card.base, weights.even_share);
+  return allocate_tokens(shape, scores, bits, grain);
 }
 
 }  // namespace polykv::runtime

@@ -1,6 +1,8 @@
 // What each token of a finished agent's card is worth, and its bits.
 #pragma once
 
+#include <span>
+
 #include "cli/runtime/card_rows.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/step_runner.h"
@@ -17,15 +19,22 @@ struct MixedCard {
   const ChatTemplate* chat;
   StepRunner* runner;
   core::Tail* tail;
-  const CardRows* rows;  // the agent's own
+  // Of the base pool's heads, as build measured them; empty where it did not.
+  std::span<const Sensitivity> base = {};
 };
 
-// The score of a token is `own_share` (alpha of arXiv 2605.03884) of what rounding it does to the agent's own last rows,
-// and the rest of what it does to those of the next turn's opening, of which all but the question is known.
-inline constexpr double kOwnShare = 0.5;
+// A token's score is what rounding it does to the rows of the next turn's opening, of which all but the question is
+// known, and to a share (alpha of arXiv 2605.03884) to the agent's own last rows, which tell less of what comes: the
+// default leaves them out. Most of it (`even_share`) is alike for all tokens of a head, for which of them a question
+// will look at is hard to tell: the head's part of what was measured on the base pool's document, or else here. What
+// each share is worth: tests/eval/README.md.
+struct MixedWeights {
+  double own_share = 0.0, even_share = 0.9;
+  const CardRows* own = nullptr;  // needed with own_share
+};
 inline constexpr Grain kMixedGrain = Grain::kBoth;
 format::Result<TokenPlan> mixed_token_plan(const MixedCard& card, const format::KvShape& shape, double bits,
                                            core::Workers& workers, Grain grain = kMixedGrain,
-                                           double own_share = kOwnShare);
+                                           MixedWeights weights = {});
 
 }  // namespace polykv::runtime

@@ -38,10 +38,11 @@ format::Status Scheduler::step(std::span<Agent* const> agents) {
 
 // Rows are agent after agent.
 void Scheduler::show(const StepLayer& layer, std::span<Agent* const> agents) const {
+  const std::size_t row_size = layer.query.size() / layer.num_rows;
   std::size_t row = 0;
   for (std::size_t i = 0; i < agents.size(); ++i) {
     const std::size_t num_rows = steps_[i].tokens.size();
-    if (agents[i]->watches()) agents[i]->see(layer, row, num_rows);
+    if (agents[i]->watches()) agents[i]->see(layer.layer, layer.query.subspan(row * row_size, num_rows * row_size));
     row += num_rows;
   }
 }

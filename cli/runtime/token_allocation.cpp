@@ -21,7 +21,7 @@ constexpr int kSteps = 80;  // of the search for a price: factors of 2, then the
 
 // Most bytes first.
 std::vector<CodecPair> menu_of(Grain grain) {
-  if (grain == Grain::kTokens) return {kExact, {8, 8}, {4, 4}, {2, 2}};
+  if (grain == Grain::kPaper) return {kExact, {8, 8}, {4, 4}, {2, 2}};
   std::vector<CodecPair> menu = {kExact, {8, 8}, {7, 8}};
   for (format::CodecId bits = 7; bits >= 1; --bits) {
     menu.push_back({bits, bits});
@@ -49,7 +49,8 @@ class Allocation {
       : head_dim_(shape.head_dim), num_tokens_(shape.num_tokens), grain_(grain), menu_(menu_of(grain)) {
     for (const CodecPair codec : menu_)
       token_bytes_.push_back(static_cast<double>(run_bytes(codec, format::kTileTokens)) / format::kTileTokens);
-    const std::size_t group_heads = grain == Grain::kTokens ? sensitivities.size() : 1;
+    const bool heads_alike = grain == Grain::kTokens || grain == Grain::kPaper;
+    const std::size_t group_heads = heads_alike ? sensitivities.size() : 1;
     for (std::size_t head = 0; head < sensitivities.size(); head += group_heads)
       add_group(std::span(sensitivities).subspan(head, group_heads));
   }

@@ -14,8 +14,9 @@
 
 namespace polykv::runtime {
 
-// What may differ: tokens, all heads alike, in 2, 4, 8 or 16 bits (the paper's); heads, all tokens alike; or both.
-enum class Grain : std::uint8_t { kTokens, kHeads, kBoth };
+// What may differ: tokens, all heads alike; the same in the paper's 2, 4, 8 and 16 bits alone; heads, all tokens alike;
+// or tokens and heads.
+enum class Grain : std::uint8_t { kTokens, kPaper, kHeads, kBoth };
 
 // As many bytes at most as `bits` bits for every value take (kNvN, padding counted; between whole bits in proportion).
 // `shape` is the card's, `bits` 2 to 16.

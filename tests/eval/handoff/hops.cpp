@@ -43,8 +43,7 @@ Result<Turn> Hops::answer(const std::string& question) {
   options.max_tokens = place_.max_tokens;
   options.sampling.temperature = 0.0f;
   options.keeps_tail = true;
-  POLYKV_TRY(const auto agent,
-             runtime::Agent::start(runner, place_.model.config(), tokenizer, turn.question, options));
+  POLYKV_TRY(const auto agent, runtime::Agent::start(runner, place_.model.config(), tokenizer, turn.question, options));
   runtime::Scheduler scheduler(runner, place_.workers, place_.model.config().vocab_size);
   runtime::Agent* agents[] = {agent.get()};
   while (!agent->is_finished()) POLYKV_CHECK_STATUS(scheduler.step(agents));
@@ -86,8 +85,8 @@ Status Hops::save(const Turn& turn, runtime::StepRunner& runner, core::Tail& tai
   spec.chain = chain;
   spec.tokens = runtime::tokens_with_text(place_.model.tokenizer, tokens);
   const auto num_tokens = static_cast<std::uint32_t>(tokens.size());
-  POLYKV_TRY(spec.plan, plan_of(variant_, place_.model, chat_, base_.reader, {&runner, &tail, &rows, num_tokens},
-                                place_.workers));
+  POLYKV_TRY(spec.plan,
+             plan_of(variant_, place_.model, chat_, base_.reader, {&runner, &tail, &rows, num_tokens}, place_.workers));
   const std::filesystem::path path = place_.folder / "card.pkv";
   POLYKV_TRY(runtime::CardWriter writer,
              runtime::CardWriter::create(path, std::move(spec), {.force = true}, place_.workers));

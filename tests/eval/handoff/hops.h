@@ -60,7 +60,11 @@ class Hops {
 
  private:
   Hops(const Place& place, const LoadedPool& base, Variant variant, runtime::ChatTemplate chat, std::string open_text)
-      : place_(place), base_(base), variant_(std::move(variant)), chat_(std::move(chat)), open_text_(std::move(open_text)) {}
+      : place_(place),
+        base_(base),
+        variant_(std::move(variant)),
+        chat_(std::move(chat)),
+        open_text_(std::move(open_text)) {}
 
   std::vector<const core::KvPool*> views() const;
   const format::PoolReader& last() const { return cards_.empty() ? base_.reader : cards_.back()->reader; }

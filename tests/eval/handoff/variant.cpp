@@ -1,5 +1,8 @@
 #include "tests/eval/handoff/variant.h"
 
+#include <cstdlib>
+
+#include "cli/commands/fidelity_section.h"
 #include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/prompt.h"
 
@@ -12,11 +15,20 @@ std::optional<Variant> parse_variant(std::string_view name) {
   Variant variant;
   variant.name = name;
   if (name == "base") return variant;
-  if (name.ends_with("@own")) variant.own_share = 1.0;
-  if (name.ends_with("@next")) variant.own_share = 0.0;
+  for (std::size_t at = name.find('@'); at != std::string_view::npos; at = name.find('@', at + 1)) {
+    const std::string_view weight = name.substr(at + 1);
+    const std::string number(weight.substr(std::min(weight.size(), weight.find('=') + 1)));
+    double& share = weight.starts_with("own=") ? variant.weights.own_share : variant.weights.even_share;
+    if (weight.starts_with("alone")) {
+      variant.knows_base = false;
+      continue;
+    }
+    if (!weight.starts_with("own=") && !weight.starts_with("even=")) return std::nullopt;
+    share = std::strtod(number.c_str(), nullptr);
+  }
   name = name.substr(0, name.find('@'));
-  for (const auto& [prefix, grain] :
-       {std::pair{"tokens:", Grain::kTokens}, std::pair{"heads:", Grain::kHeads}, std::pair{"both:", Grain::kBoth}}) {
+  for (const auto& [prefix, grain] : {std::pair{"tokens:", Grain::kTokens}, std::pair{"paper:", Grain::kPaper},
+                                      std::pair{"heads:", Grain::kHeads}, std::pair{"both:", Grain::kBoth}}) {
     if (!name.starts_with(prefix)) continue;
     const auto bits = runtime::parse_card_bits("auto:" + std::string(name.substr(std::string_view(prefix).size())));
     if (!bits) return std::nullopt;
@@ -40,8 +52,14 @@ format::Result<runtime::TokenPlan> plan_of(const Variant& variant, const runtime
     const auto codec = static_cast<format::CodecId>(variant.bits.bits);
     return runtime::uniform_token_plan(shape, {codec, codec});
   }
-  const runtime::MixedCard card{&model, &chat, agent.runner, agent.tail, agent.rows};
-  return runtime::mixed_token_plan(card, shape, variant.bits.bits, workers, variant.grain, variant.own_share);
+  POLYKV_TRY(const auto fidelity, cli::parse_fidelity(base.fidelity()));
+  const auto heads = variant.knows_base
+                         ? cli::stored_sensitivities(fidelity, std::size_t{shape.num_layers} * shape.num_kv_heads)
+                         : std::vector<runtime::Sensitivity>();
+  const runtime::MixedCard card{&model, &chat, agent.runner, agent.tail, heads};
+  runtime::MixedWeights weights = variant.weights;
+  weights.own = agent.rows;
+  return runtime::mixed_token_plan(card, shape, variant.bits.bits, workers, variant.grain, weights);
 }
 
 }  // namespace polykv::eval

@@ -7,21 +7,23 @@
 
 #include "cli/runtime/card_plan.h"
 #include "cli/runtime/card_rows.h"
+#include "cli/runtime/mixed_card.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/step_runner.h"
-#include "cli/runtime/mixed_card.h"
 #include "format/reader.h"
 
 namespace polykv::eval {
 
 // As ask's --bits says it ("16", "4", "auto:4"), "base", or
-//   tokens:B heads:B both:B   what may differ (token_allocation.h); auto:B is one of them
-//   ...@own ...@next          only the card's own rows count, or only those that look ahead; without, half and half
+//   tokens:B paper:B heads:B both:B what may differ (token_allocation.h); auto:B is one of them
+//   ...@own=A ...@even=B      MixedWeights
+//   ...@alone                 without what build measured of the base's heads
 struct Variant {
   std::string name;
   runtime::CardBits bits;
   runtime::Grain grain = runtime::kMixedGrain;
-  double own_share = runtime::kOwnShare;
+  runtime::MixedWeights weights = {};
+  bool knows_base = true;
 };
 std::optional<Variant> parse_variant(std::string_view name);
 

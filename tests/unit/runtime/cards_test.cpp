@@ -319,7 +319,7 @@ TEST_CASE("bits by token and head: within the bytes, whole tiles, and better tha
     for (Sensitivity& token : head)
       token = {std::exp(3.0 * double{random.gaussian()}), std::exp(3.0 * double{random.gaussian()})};
   for (const double bits : {2.0, 3.0, 4.0, 4.5, 8.0, 16.0}) {
-    for (const Grain grain : {Grain::kTokens, Grain::kHeads, Grain::kBoth}) {
+    for (const Grain grain : {Grain::kTokens, Grain::kPaper, Grain::kHeads, Grain::kBoth}) {
       const TokenPlan plan = allocate_tokens(shape, sensitivities, bits, grain);
       REQUIRE(plan.size() == 6);
       const auto floor = static_cast<format::CodecId>(bits), ceiling = static_cast<format::CodecId>(std::ceil(bits));
@@ -333,10 +333,10 @@ TEST_CASE("bits by token and head: within the bytes, whole tiles, and better tha
         for (const auto& [codec, count] : counts) num_partial += count % 16 != 0;
         CHECK(num_partial <= 1);  // the lowest precision, if the tokens are no whole tiles
         if (grain == Grain::kHeads) CHECK(counts.size() == 1);
-        if (grain == Grain::kTokens) CHECK(head == plan.front());
+        if (grain == Grain::kTokens || grain == Grain::kPaper) CHECK(head == plan.front());
       }
       const auto whole = static_cast<format::CodecId>(bits);
-      if (static_cast<double>(whole) == bits && (grain != Grain::kTokens || whole != 3)) {
+      if (static_cast<double>(whole) == bits && (grain != Grain::kPaper || whole != 3)) {
         const double uniform = loss_of(uniform_token_plan(shape, {whole, whole}), sensitivities);
         CHECK(loss_of(plan, sensitivities) <= uniform * (1.0 + 1e-9));
       }
@@ -349,7 +349,7 @@ TEST_CASE("the tokens that lose most get the bits") {
   TokenSensitivities sensitivities(1, std::vector<Sensitivity>(64, Sensitivity{1e-9, 1e-9}));
   for (std::size_t t = 20; t < 36; ++t) sensitivities[0][t] = {1.0, 1.0};
   // 16 tokens of 8 bits and 48 of 2 take 3.5 on average.
-  const TokenPlan plan = allocate_tokens(shape, sensitivities, 4.0, Grain::kTokens);
+  const TokenPlan plan = allocate_tokens(shape, sensitivities, 4.0, Grain::kPaper);
   for (std::size_t t = 0; t < 64; ++t) CHECK((plan[0][t].key == 8) == (t >= 20 && t < 36));
 }
 
