@@ -55,7 +55,7 @@ std::string literal(std::string_view text) {
 std::string head(const std::string& name, const std::string& summary) {
   std::string title = name;
   for (char& c : title) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-  return std::string(".\\\" Made by man/update from the option table; changes belong in cli/options.cpp.\n.Dd ") +
+  return std::string(".\\\" Made by man/update from the option table; changes belong in cli/command_rows*.cpp.\n.Dd ") +
          kDate + "\n.Dt " + title + " 1\n.Os\n.Sh NAME\n.Nm " + name + "\n.Nd " + summary + "\n";
 }
 

@@ -18,7 +18,8 @@ format::Status refuse_parent(const std::string& output, const PoolChain& chain) 
   for (std::size_t i = 0; i < chain.size(); ++i) {
     std::error_code ignored;
     if (std::filesystem::equivalent(output, chain.file(i).file.path(), ignored))
-      return format::Error(format::ErrorCode::kUsage, output + " is what the card would extend; choose another name");
+      return format::Error(format::ErrorCode::kUsage,
+                           output + " is one of the pools that are needed; choose another name");
   }
   return {};
 }

@@ -15,7 +15,8 @@ namespace polykv::cli {
 // --bits. kUsage.
 format::Result<runtime::CardBits> read_card_bits(const Options& options);
 
-// kUsage, if `output` is one of the pools that the card would extend: replacing it would leave the card without it.
+// kUsage, if `output` is one of the pools that the card would extend, or that are read: replacing it would break what
+// needs it.
 format::Status refuse_parent(const std::string& output, const PoolChain& chain);
 
 // A card of these tokens on the desk's chain, whose views are `chain`. The plan is left to be made.

@@ -12,6 +12,7 @@ namespace polykv::cli {
 int run_build(const Options& options, Report& report);
 int run_append(const Options& options, Report& report);
 int run_ask(const Options& options, Report& report);
+int run_flatten(const Options& options, Report& report);
 int run_inspect(const Options& options, Report& report);
 int run_verify(const Options& options, Report& report);
 int run_stats(const Options& options, Report& report);

@@ -40,6 +40,9 @@ bool is_pool(std::string_view bytes) {
 // The text of a pool of any version that we can build again.
 format::Result<std::string> text_of_pool(std::span<const std::byte> bytes) {
   const auto reader = format::PoolReader::open(bytes);
+  if (reader && reader->superblock().has_parent())
+    return Error(ErrorCode::kUnusableText,
+                 "it extends another pool, so its text is a part of one: polykv flatten first");
   if (reader) return reader->source_text();
   if (reader.error().code != ErrorCode::kUnsupportedVersion) return reader.error();
   return format::older_source_text(bytes);

@@ -1,12 +1,17 @@
 // polykv inspect POOL...: what is in the file. Reads metadata only; prints no text of the document.
+#include <algorithm>
 #include <ctime>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/extension.h"
 #include "cli/commands/kept_chart.h"
 #include "cli/commands/plan_chart.h"
 #include "cli/commands/pool_file.h"
+#include "cli/commands/token_bits.h"
+#include "cli/runtime/card_writer.h"
 #include "core/codec.h"
 #include "format/page_layout.h"
 
@@ -93,7 +98,15 @@ std::string version_text(const format::Superblock& block) {
   return std::to_string(block.format_major) + "." + std::to_string(block.format_minor);
 }
 
-ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSummary& text) {
+// What is asked of a card.
+void add_card_json(const PoolReader& reader, const ChainResult& chain, ordered_json& json) {
+  json["parent"] = parent_json(reader, chain);
+  json["bits_per_value"] = bits_per_value(reader);
+  json["token_bits"] = token_bits(reader);
+}
+
+ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSummary& text,
+                     const std::optional<ChainResult>& chain) {
   const PoolReader& reader = pool.reader;
   const format::Superblock& block = reader.superblock();
   ordered_json json = {{"schema", kSchema},
@@ -125,6 +138,7 @@ ordered_json to_json(const std::string& path, const PoolFile& pool, const TextSu
                               {"positions", summary.positions},
                               {"page_bytes", summary.page_bytes}});
   }
+  if (chain) add_card_json(reader, *chain, json);
   json["plan"] = plan_json(reader);
   if (const KeptMap kept = kept_map(reader, kChartCells); !kept.keeps_all()) json["kept"] = kept_json(kept);
   for (const auto& [name, digest] : fingerprints(block)) json["fingerprints"][name] = format::to_hex(*digest);
@@ -209,7 +223,20 @@ std::string kept_rows(const PoolReader& reader) {
          kept_chart(kept);
 }
 
-std::string to_text(const PoolFile& pool, const TextSummary& text) {
+// Of a pool that extends another.
+std::string card_rows(const PoolReader& reader, const ChainResult& chain) {
+  std::string text = row("extends", parent_text(reader, chain));
+  text += row("position", with_commas(reader.first_position()) + " is its first");
+  if (const auto sender = reader.identity().get(runtime::kSenderField)) text += row("sender", shown(*sender));
+  const std::vector<double> bits = token_bits(reader);
+  char average[64];
+  std::snprintf(average, sizeof average, "%.2f a value, scales and padding counted", bits_per_value(reader));
+  text += row("bits", average);
+  const bool differ = std::any_of(bits.begin(), bits.end(), [&](double one) { return one != bits.front(); });
+  return differ ? text + token_bits_chart(bits) : text;
+}
+
+std::string to_text(const PoolFile& pool, const TextSummary& text, const std::optional<ChainResult>& chain) {
   const PoolReader& reader = pool.reader;
   const format::Superblock& block = reader.superblock();
   const format::KvShape& shape = reader.shape();
@@ -218,6 +245,7 @@ std::string to_text(const PoolFile& pool, const TextSummary& text) {
   out += row("size", bytes_text(block.file_bytes) + ", " + with_commas(block.num_chunks) + " chunks");
   out += row("created", created_text(block.created));
   out += row("tokens", with_commas(shape.num_tokens) + ", " + std::to_string(reader.num_sinks()) + " of them sinks");
+  if (chain) out += card_rows(reader, *chain);
   out += row("text", bytes_text(text.text_bytes) + ", of which " + bytes_text(text.open_text_bytes) +
                          " are tokenized with each question");
   out += row("shape", std::to_string(shape.num_layers) + " layers, " + std::to_string(shape.num_kv_heads) +
@@ -244,10 +272,12 @@ int run_inspect(const Options& options, Report& report) {
     if (!pool) return report_pool_error(path, pool.error(), kSchema, options.json, report);
     const auto text = summarize_text(**pool);
     if (!text) return report_pool_error(path, text.error(), kSchema, options.json, report);
+    std::optional<ChainResult> chain;
+    if ((*pool)->reader.superblock().has_parent()) chain.emplace(find_chain(path, options, report));
     if (options.json) {
-      report.print_line(to_json(path, **pool, *text));
+      report.print_line(to_json(path, **pool, *text, chain));
     } else {
-      report.print((first ? "" : "\n") + printable(path) + "\n" + to_text(**pool, *text));
+      report.print((first ? "" : "\n") + printable(path) + "\n" + to_text(**pool, *text, chain));
     }
     first = false;
     return 0;

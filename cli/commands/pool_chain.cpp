@@ -21,6 +21,8 @@ using format::Status;
 constexpr std::size_t kMostFiles = 65536;  // of a folder that are looked at
 
 bool has_superblock(const std::filesystem::path& path, const Digest& digest) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return false;  // a pipe would be waited for
   std::vector<char> start(format::kSuperblockBytes);
   std::ifstream file(path, std::ios::binary);
   if (!file.read(start.data(), static_cast<std::streamsize>(start.size()))) return false;
@@ -74,6 +76,22 @@ Status check_parent(const format::PoolReader& parent, const format::PoolReader& 
   return {};
 }
 
+// `is_named`: the child is the pool that the command is about, whose name stands before the message anyway.
+Error missing_parent(const std::string& child, bool is_named, const format::PoolReader& reader) {
+  const std::string name(reader.identity().get(runtime::kParentNameField).value_or("a pool"));
+  const std::string digest = format::to_hex(reader.superblock().parent_digest).substr(0, 16);
+  std::string text =
+      (is_named ? "it" : child) + " extends " + name + ", whose superblock has SHA-256 " + digest + "...";
+  std::error_code ignored;
+  const std::filesystem::path beside = std::filesystem::path(child).parent_path() / name;
+  if (name.find('/') == std::string::npos && std::filesystem::is_regular_file(beside, ignored)) {
+    text += "; " + beside.string() + " is another pool, or was changed";
+  } else {
+    text += " and which is not found";
+  }
+  return Error(ErrorCode::kMismatch, text + ": put it beside it, or name its folder with --pool-path");
+}
+
 Error in_pool(const std::string& path, const Error& error) {
   return Error(error.code, error.offset, path + ": " + error.message);
 }
@@ -113,13 +131,7 @@ Result<PoolChain> open_pool_chain(const std::string& path, const ChainOptions& o
     if (chain.size() == kMostPools)
       return Error(ErrorCode::kLimitExceeded, "more than " + std::to_string(kMostPools) + " pools extend each other");
     const std::string found = find_parent(child, reader, options).string();
-    if (found.empty()) {
-      const std::string name(reader.identity().get(runtime::kParentNameField).value_or("a pool"));
-      return Error(ErrorCode::kMismatch,
-                   (child == path ? "it" : child) + " extends " + name + ", whose superblock has SHA-256 " +
-                       format::to_hex(reader.superblock().parent_digest).substr(0, 16) +
-                       "... and which is not found: put it beside it, or name its folder with --pool-path");
-    }
+    if (found.empty()) return missing_parent(child, child == path, reader);
     auto parent = open_pool_file(found, options.trust, report, options.trusted_owner);
     if (!parent) return in_pool(found, parent.error());
     if (const Status fits = check_parent((*parent)->reader, reader); !fits) return in_pool(found, fits.error());

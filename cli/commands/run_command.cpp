@@ -13,9 +13,10 @@ struct Entry {
   int (*run)(const Options&, Report&);
 };
 
-constexpr std::array<Entry, 11> kEntries = {{{"build", run_build},
+constexpr std::array<Entry, 12> kEntries = {{{"build", run_build},
                                              {"append", run_append},
                                              {"ask", run_ask},
+                                             {"flatten", run_flatten},
                                              {"inspect", run_inspect},
                                              {"verify", run_verify},
                                              {"stats", run_stats},

@@ -10,6 +10,7 @@
 
 #include "cli/commands/commands.h"
 #include "cli/commands/desk.h"
+#include "cli/commands/extension.h"
 #include "cli/commands/fidelity_page.h"
 #include "cli/commands/fidelity_section.h"
 #include "cli/commands/fidelity_text.h"
@@ -74,7 +75,7 @@ void add_live_json(const LiveReaders& live, std::uint64_t pool_bytes, ordered_js
 
 ordered_json to_json(const std::string& path, const PoolMemory& memory, const KeptSummary& kept, std::uint32_t agents,
                      const ordered_json& fidelity, const std::optional<LiveReaders>& live,
-                     const std::optional<Measurement>& measurement) {
+                     const std::optional<Measurement>& measurement, const std::optional<ChainSize>& chain) {
   const auto kv_bytes = static_cast<double>(memory.kv_bytes);
   ordered_json json = {{"schema", kSchema},
                        {"pool", path},
@@ -86,8 +87,15 @@ ordered_json to_json(const std::string& path, const PoolMemory& memory, const Ke
                        {"bits_per_value", 8 * kv_bytes / static_cast<double>(memory.f16_kv_bytes / 2)},
                        {"ratio", static_cast<double>(memory.f16_kv_bytes) / kv_bytes}};
   for (const PoolPart& part : memory.parts) json["parts"].push_back({{"name", part.name}, {"bytes", part.bytes}});
-  json["agents"] = {
-      {"n", agents}, {"bytes", memory.pool_bytes}, {"without_sharing_bytes", agents * memory.f16_kv_bytes}};
+  if (chain) {
+    json["chain"] = {{"pools", chain->num_pools},
+                     {"tokens", chain->tokens},
+                     {"pool_bytes", chain->bytes},
+                     {"f16_kv_bytes", chain->f16_kv_bytes}};
+  }
+  const std::uint64_t shared = chain ? chain->bytes : memory.pool_bytes;
+  const std::uint64_t f16_bytes = chain ? chain->f16_kv_bytes : memory.f16_kv_bytes;
+  json["agents"] = {{"n", agents}, {"bytes", shared}, {"without_sharing_bytes", agents * f16_bytes}};
   if (!kept.keeps_all()) json["kept"] = kept_json(kept);
   if (live) add_live_json(*live, memory.pool_bytes, json);
   json["fidelity"] = fidelity;
@@ -155,7 +163,7 @@ std::string measurement_text(const Measurement& measurement) {
 
 std::string to_text(const PoolMemory& memory, const KeptSummary& kept, std::uint32_t agents,
                     const ordered_json& fidelity, const std::optional<LiveReaders>& live,
-                    const std::optional<Measurement>& measurement) {
+                    const std::optional<Measurement>& measurement, const std::optional<ChainSize>& chain) {
   std::string text = line("tokens", with_commas(memory.tokens)) + line("file", bytes_text(memory.pool_bytes));
   for (const PoolPart& part : memory.parts) {
     const std::string bytes = with_commas(part.bytes);
@@ -169,7 +177,12 @@ std::string to_text(const PoolMemory& memory, const KeptSummary& kept, std::uint
   text += line("as float16", bytes_text(memory.f16_kv_bytes) + ", " +
                                  rounded_down(memory.f16_kv_bytes, memory.kv_bytes, 2) + " times as much");
   const std::string who = with_commas(agents) + (agents == 1 ? " agent" : " agents");
-  text += line(who, bytes_text(memory.pool_bytes) + " shared; " + bytes_text(agents * memory.f16_kv_bytes) +
+  if (chain) {
+    text += line("with those it extends", with_commas(chain->num_pools) + " pools, " + with_commas(chain->tokens) +
+                                              " tokens, " + bytes_text(chain->bytes));
+  }
+  text += line(who, bytes_text(chain ? chain->bytes : memory.pool_bytes) + " shared; " +
+                        bytes_text(agents * (chain ? chain->f16_kv_bytes : memory.f16_kv_bytes)) +
                         " in float16 without sharing");
   text += kept_text(kept, fidelity);
   if (live) text += live_text(*live, memory.pool_bytes);
@@ -209,6 +222,11 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
   POLYKV_TRY(const PoolMemory memory, measure_pool_memory(reader));
   POLYKV_TRY(const ordered_json fidelity, parse_fidelity(reader.fidelity()));
   const KeptSummary kept = summarize_kept(reader);
+  std::optional<ChainSize> chain;
+  if (reader.superblock().has_parent()) {
+    POLYKV_TRY(const PoolChain pools, find_chain(path, options, report));
+    POLYKV_TRY(chain, measure_chain(pools));
+  }
   std::optional<Measurement> measurement;
   if (desk) {
     measurement.emplace();
@@ -225,10 +243,10 @@ format::Result<int> show_pool(const std::string& path, bool first, const Options
     notice_unreadable(path, live->unreadable, report);
   }
   if (options.json) {
-    report.print_line(to_json(path, memory, kept, options.agents, fidelity, live, measurement));
+    report.print_line(to_json(path, memory, kept, options.agents, fidelity, live, measurement, chain));
   } else {
     report.print((first ? "" : "\n") + printable(path) + "\n" +
-                 to_text(memory, kept, options.agents, fidelity, live, measurement));
+                 to_text(memory, kept, options.agents, fidelity, live, measurement, chain));
   }
   if (!measurement || measurement->agrees()) return 0;
   report.flush();

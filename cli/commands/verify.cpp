@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/extension.h"
 #include "cli/commands/pool_file.h"
 #include "cli/progress.h"
 #include "cli/signals.h"
@@ -76,7 +77,10 @@ ordered_json fault_json(const Error& error, const PoolFile* pool) {
 
 int verify_one(const std::string& path, const Options& options, Report& report) {
   const auto pool = open_pool_file(path, options.trust, report);
-  const Status status = pool ? verify_pool(**pool, options.digest, report) : Status(pool.error());
+  Status status = pool ? verify_pool(**pool, options.digest, report) : Status(pool.error());
+  if (status && (*pool)->reader.superblock().has_parent()) {  // its own bytes are good; without those they are no use
+    if (const ChainResult chain = find_chain(path, options, report); !chain) status = chain.error();
+  }
   if (!status) {
     const PoolFile* open = pool ? pool->get() : nullptr;
     if (options.json) {

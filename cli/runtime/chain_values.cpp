@@ -34,7 +34,7 @@ Status check_keeps_all(const KvPool& pool, std::uint32_t layer, std::uint32_t kv
   return Error(ErrorCode::kUnsupportedFeature, "layer " + std::to_string(layer) + ", kv_head " +
                                                    std::to_string(kv_head) + " keeps " + std::to_string(kept) + " of " +
                                                    std::to_string(pool.shape().num_tokens) +
-                                                   " positions; all of them are needed");
+                                                   " positions; all of them are needed here");
 }
 
 void place_run(const KvPool::Run& run, const core::HeadTransform& transform, std::uint32_t first_position,

@@ -129,6 +129,68 @@ TEST_CASE("apart equals together in text that a template puts around the content
   }
 }
 
+TEST_CASE("a part that is read later, and what is asked then, are what they are at once") {
+  if (!tests::data_dir()) return tests::skip("../shared/data: tokenizer vocabularies");
+  std::mt19937 random(7);
+  for (const char* name : kVocabularies) {
+    const auto vocabulary = open_vocabulary(name);
+    const Tokenizer& tokenizer = vocabulary->tokenizer;
+    ChatTemplate chat;
+    chat.name = "chatml";
+    chat.before = {{false, "user\n"}};
+    chat.after = {{false, "\nassistant\n"}};
+    for (int i = 0; i < 300; ++i) {
+      const std::vector<std::string> documents = {
+          kDocuments[i % kDocuments.size()], kDocuments[random() % kDocuments.size()] + random_continuation(random)};
+      const std::string question = random_continuation(random), text = join_documents(tokenizer, chat, documents);
+      INFO(name << ": '" << text << "', question '" << question << "'");
+      const PoolPrompt first =
+          make_pool_prompt(tokenizer, chat, join_documents(tokenizer, chat, std::span(documents).first(1)));
+      const PoolPrompt second =
+          make_next_part(tokenizer, chat, first.open_prefix + std::string(first.tokens.open_text()),
+                         join_documents(tokenizer, chat, std::span(documents).subspan(1)));
+      std::vector<TokenId> apart = first.tokens.ids;
+      apart.insert(apart.end(), second.tokens.ids.begin(), second.tokens.ids.end());
+      const std::vector<TokenId> rest =
+          make_question_tokens(tokenizer, chat, second.open_prefix + std::string(second.tokens.open_text()), question);
+      apart.insert(apart.end(), rest.begin(), rest.end());
+      REQUIRE(apart == make_whole_prompt(tokenizer, chat, text, question));
+    }
+  }
+}
+
+TEST_CASE("after an answer a turn is opened, and its question is tokenized with what is before and after it") {
+  if (!tests::data_dir()) return tests::skip("../shared/data: tokenizer vocabularies");
+  std::mt19937 random(8);
+  for (const char* name : kVocabularies) {
+    const auto vocabulary = open_vocabulary(name);
+    const Tokenizer& tokenizer = vocabulary->tokenizer;
+    ChatTemplate chat;
+    chat.name = "chatml";
+    chat.after = {{false, "\nassistant\n"}};
+    chat.between = {{false, "\nuser\n"}};
+    for (int i = 0; i < 100; ++i) {
+      const std::string question = kDocuments[i % kDocuments.size()] + random_continuation(random);
+      INFO(name << ": '" << question << "'");
+      std::vector<TokenId> together;
+      const std::string text = "\nuser\n" + tokenizer.normalize(question) + "\nassistant\n";
+      for (const TextToken& token : tokenizer.tokenize(text)) together.push_back(token.id);
+      REQUIRE(make_next_question_tokens(tokenizer, chat, question) == together);
+      // Read as a document, as far as nothing can change it, the same.
+      const PoolPrompt part = make_next_part(tokenizer, chat, std::nullopt, tokenizer.normalize(question));
+      REQUIRE(part.tokens.ids.size() <= together.size());
+      REQUIRE(std::equal(part.tokens.ids.begin(), part.tokens.ids.end(), together.begin()));
+      // Tokens say what text they stand for.
+      const format::Tokens said = tokens_with_text(tokenizer, together);
+      CHECK(said.ids == together);
+      CHECK(said.text == text);
+      CHECK(said.text_begin.front() == 0);
+      CHECK(said.text_end.back() == text.size());
+      for (std::size_t t = 1; t < said.ids.size(); ++t) CHECK(said.text_begin[t] == said.text_end[t - 1]);
+    }
+  }
+}
+
 TEST_CASE("ranges of the pool's tokens tile the tokenized part of the source") {
   if (!tests::data_dir()) return tests::skip("../shared/data: tokenizer vocabularies");
   const auto vocabulary = open_vocabulary("starcoder");
