@@ -32,7 +32,7 @@ import pages as reference_pages  # noqa: E402
 import polykv  # noqa: E402
 import read_pool  # noqa: E402
 import xxh3 as reference_xxh3  # noqa: E402
-from polykv import hashes, page_codecs, pool_container, pool_writer, zstd  # noqa: E402
+from polykv import hashes, kv_pool, page_codecs, pool_container, pool_writer, zstd  # noqa: E402
 
 POOLS = ROOT / "fixtures/pools/v0"
 BROKEN = ROOT / "fixtures/broken"
@@ -155,7 +155,7 @@ def check_vectors():
 def check_good_pools():
     """Every head's values, bit for bit; and the rest of what the program's inspect says."""
     for path in sorted(POOLS.glob("*.pkv")):
-        pool = polykv.load(path)
+        pool = kv_pool.load_alone(path)
         said = json.loads(path.with_suffix(".json").read_text())
         shape = {name: getattr(pool, name) for name in ("num_layers", "num_kv_heads", "head_dim", "num_tokens")}
         expect(said["shape"] == shape and said["file_id"] == pool.file_id, f"{path.name}: {shape}")
@@ -243,8 +243,13 @@ def tensors_of(export):
 
 def check_export(place, path):
     """What `polykv export` writes, bit for bit; it rounds to float16 where that holds all values."""
-    pool, export = polykv.load(path), place.path / "work/exported.safetensors"
+    export = place.path / "work/exported.safetensors"
     command = ("export", path, "-o", export, "--trust", "--force")
+    try:
+        pool = polykv.load(path)
+    except polykv.PoolError as error:
+        expect(error.code == "kMismatch" and "extends" in str(error), str(error))
+        return place.run(*command, status=10)
     if pool.drops_positions:
         place.run(*command, status=6)
         try:
@@ -255,9 +260,9 @@ def check_export(place, path):
         return
     place.run(*command)
     tensors = tensors_of(export)
-    expect(np.array_equal(tensors["tokens"], pool.tokens), f"{path.name}: tokens")
+    expect(np.array_equal(tensors["tokens"], pool.chain_tokens), f"{path.name}: tokens")
     for layer in range(pool.num_layers):
-        for name, side in (("keys", pool.keys), ("values", pool.values)):
+        for name, side in (("keys", pool.chain_keys), ("values", pool.chain_values)):
             theirs = tensors[f"layers.{layer}.{name}"]
             same = np.array_equal(theirs[0], side(layer).astype(theirs.dtype))
             expect(same, f"{path.name}: {name} of layer {layer} are not those of export")
@@ -318,6 +323,47 @@ def check_with_a_model(place):
     expect(json.loads(out)["cached_tokens"] == 150 and err == "", out + err)
 
 
+def refused(what, *arguments, **options):
+    try:
+        polykv.load(*arguments, **options)
+        expect(False, f"{arguments} was taken")
+    except polykv.PoolError as error:
+        expect(what in str(error), str(error))
+
+
+def check_cards(place):
+    """Pools that extend others: found, checked, and values of the whole chain; and one of our own on them."""
+    model, work = MODEL if MODEL.exists() else ROOT / "fixtures/models/llama-gqa-q8_0.gguf", place.path / "work"
+    for card, parent, bits in (("first", "model", "4"), ("second", "first", "16")):
+        place.run(*("ask", f"{parent}.pkv", "What?", "-n", "20", "-m", model, "--bits", bits, "--save", f"{card}.pkv"))
+        check_export(place, work / f"{card}.pkv")
+    second = polykv.load(work / "second.pkv")
+    expect([pool.first_position for pool in second.chain][:2] == [0, 150] and second.num_tokens > 20, "the chain")
+    count = len(second.chain_tokens)
+    expect(second.chain_keys(0).shape[1] == count == second.first_position + second.num_tokens, "chain_keys")
+    # Written again it has the same bytes, for what is in it is float16.
+    shape = (second.num_layers, second.num_kv_heads, second.num_tokens, second.head_dim)
+    layers = [(second.keys(layer), second.values(layer)) for layer in range(second.num_layers)]
+    parts = (second.identity, second.tokens, second.text_ranges, second.source_bytes, shape, layers, second.parent)
+    again = pool_writer.write_pool(work / "second-again.pkv", False, *parts)
+    expect(again.file_id == second.file_id, "a card written again has another file_id")
+    place.run("verify", "--digest", "second-again.pkv")
+    answers = [place.run("ask", name, "And?", "-n", "5", "-m", model)[0] for name in ("second.pkv", "second-again.pkv")]
+    expect(answers[0] == answers[1], str(answers))
+    # Elsewhere, without, with another.
+    away = place.path / "away"
+    away.mkdir()
+    (work / "second.pkv").rename(away / "second.pkv")
+    refused("first.pkv, whose superblock has SHA-256", away / "second.pkv")
+    expect(polykv.load(away / "second.pkv", pool_path=[work]).file_id == second.file_id, "pool_path")
+    index = place.path / "data/polykv/pools.json"
+    expect(index.exists(), "the program keeps no index of pools")
+    os.environ["XDG_DATA_HOME"] = str(place.path / "data")
+    expect(polykv.load(away / "second.pkv").parent.path == str(work / "first.pkv"), "the user's index")
+    (work / "first.pkv").write_bytes((work / "model.pkv").read_bytes())
+    refused("which is not found", away / "second.pkv", pool_path=[work])
+
+
 check_hashes()
 check_zstd()
 check_pages()
@@ -331,3 +377,4 @@ with Workplace() as place:
         check_export(place, path)
     check_writer(place)
     check_with_a_model(place)
+    check_cards(place)

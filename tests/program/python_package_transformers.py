@@ -125,11 +125,61 @@ def check_refusals(place, own, like):
 def check_readme(place):
     """The examples of cli/python/README.md, as they stand there."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "cli/python/README.md").read_text(), re.S)
-    expect(len(blocks) == 3, f"{len(blocks)} examples")
+    expect(len(blocks) == 4, f"{len(blocks)} examples")
+    place.run("ask", "f16.pkv", "Who?", "-m", SMALL, "-n", "3", "--save", "step1.pkv")
     code = "\n".join(blocks).replace("contract.pkv", "f16.pkv").replace("again.pkv", "from-readme.pkv")
     os.chdir(place.path / "work")
     exec(code, {"MODEL_DIR": str(SMALL), "MORE_TOKENS": [11, 12, 13]})
     expect(polykv.load("from-readme.pkv").file_id == polykv.load("f16.pkv").file_id, "the last example's pool")
+
+
+def check_cards(place):
+    """What transformers goes on with after a chain of polykv's, and a card of what it added."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(SMALL, dtype=torch.float32)
+    place.run("ask", "f16.pkv", "Who wrote?", "-m", SMALL, "-n", "9", "--bits", "4", "--save", "step.pkv")
+    work = place.path / "work"
+    step = polykv.load(work / "step.pkv")
+    tokens, more = step.chain_tokens.tolist(), [11, 12, 13, 14, 15]
+    cache = step.to_dynamic_cache()
+    expect(cache.get_seq_length() == len(tokens) > len(polykv.load(work / "f16.pkv").tokens), "the chain's length")
+    with torch.inference_mode():
+        cache = model(torch.tensor([more]), past_key_values=cache, use_cache=True).past_key_values
+    parts = {"parent": step, "path": work / "theirs.pkv", "tokens": more, "text": "more", "turn": "answer"}
+    card = polykv.card_from_dynamic_cache(cache, **parts)
+    expect(card.first_position == len(tokens) and card.num_tokens == 5, f"{card.first_position}")
+    loaded = polykv.load(work / "theirs.pkv")
+    expect([pool.num_tokens for pool in loaded.chain] == [pool.num_tokens for pool in card.chain], "the chain")
+    # Of the card's own positions, values rounded to float16; before them, those of the chain that it was made from.
+    for layer, (mine, theirs) in enumerate(zip(loaded.to_dynamic_cache().layers, cache.layers, strict=True)):
+        same = torch.equal(mine.keys[:, :, -5:], theirs.keys[:, :, -5:].half().float())
+        same &= torch.equal(mine.keys[:, :, :-5], theirs.keys[:, :, :-5])
+        same &= torch.equal(mine.values[:, :, -5:], theirs.values[:, :, -5:].half().float())
+        expect(same, f"layer {layer} of the card")
+    prompt = [*tokens, *more, 16, 17]
+    last = transformers.DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        sides = [
+            torch.cat([side[:, :, : len(tokens)], side[:, :, len(tokens) :].half().float()], 2)
+            for side in (layer.keys, layer.values)
+        ]
+        last.update(*sides, number)
+    mine, theirs = greedy(model, loaded.to_dynamic_cache(), prompt), greedy(model, last, prompt)
+    expect(mine == theirs, f"from the chain {mine}, from the same values {theirs}")
+    place.run("verify", "--digest", "theirs.pkv")
+    out, err = place.run("ask", "theirs.pkv", "And?", "-m", SMALL, "-n", "5", "--json")
+    expect(json.loads(out)["cached_tokens"] == len(tokens) + 5 and err == "", out + err)
+    files = place.files()
+    for words, changes in (
+        ("'answer' or None", {"turn": "user"}),
+        ("shape", {"tokens": [1, 2]}),
+        ("[n, 2]", {"tokens": []}),
+    ):
+        try:
+            polykv.card_from_dynamic_cache(cache, **{**parts, "path": work / "no.pkv", **changes})
+            expect(False, f"taken: expected {words}")
+        except ValueError as error:
+            expect(words in str(error), str(error))
+    expect(place.files() == files, f"left: {place.files()}")
 
 
 def check_dropped(place):
@@ -167,5 +217,6 @@ def check_default_model(place):
 with Workplace() as place:
     check_small_model(place)
     check_readme(place)
+    check_cards(place)
     check_dropped(place)
     check_default_model(place)

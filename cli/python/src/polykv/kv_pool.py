@@ -1,4 +1,4 @@
-"""polykv.load: a pool, checked, and its keys and values as NumPy arrays."""
+"""A pool, checked, and its keys and values as NumPy arrays."""
 
 import json
 import os
@@ -27,10 +27,8 @@ FINGERPRINT_OFFSETS = {
 }  # fmt: skip
 
 
-def load(path):
-    """Reads a pool and checks it: every checksum, digest and fingerprint, and that everything in it makes sense. Keys
-    and values are dequantized, and the text is decompressed, when asked for. Raises PoolError where the file is not a
-    sound pool, OSError where it cannot be read."""
+def load_alone(path):
+    """A pool without those that it extends."""
     path = os.fspath(path)
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -44,13 +42,17 @@ def load(path):
 
 
 class Pool:
-    """What `load` returns.
+    """What `load` returns. Where it extends another one, `parent` is that, and all but what begins with chain_ is of
+    this file alone: positions 0 to num_tokens - 1 here are first_position and on in the chain.
 
     tokens       int64 [num_tokens], the token ids; position i of the cache is that of tokens[i]
     text_ranges  int64 [num_tokens, 2], the bytes of the source text that each token covers
     identity     {name: value}: model, tokenizer, template, codec and what else the builder noted
     num_layers, num_kv_heads, head_dim, num_tokens, num_sinks, file_id (hex), fingerprints ({name: hex})
+    parent       the pool that this one extends, or None; first_position: where it ends
     """
+
+    parent = None
 
     def __init__(self, contents, path=None):
         self.path = path
@@ -59,6 +61,7 @@ class Pool:
         self.num_layers, self.num_kv_heads = superblock.num_layers, superblock.num_kv_heads
         self.head_dim, self.num_tokens = superblock.head_dim, superblock.num_tokens
         self.num_sinks, self.file_id = superblock.num_sinks, superblock.file_id.hex()
+        self.first_position = superblock.first_position
         by_kind = container.by_kind
         container.check_chunks(by_kind[IDENTITY])
         self.identity = parse_identity(container.contents(IDENTITY), container.offset(IDENTITY))
@@ -89,7 +92,13 @@ class Pool:
 
     def _check_fingerprints(self):
         superblock = self._container.superblock
-        computed = fingerprints(self.identity, self.tokens, self._container.digest)
+        computed = fingerprints(
+            self.identity,
+            self.tokens,
+            self._container.digest,
+            superblock.first_position,
+            superblock.parent_tokens_fingerprint,
+        )
         for name, offset in FINGERPRINT_OFFSETS.items():
             differs = computed[name] != getattr(superblock, name)
             refuse_if(differs, "kBadFingerprint", f"{name} is not that of the contents", offset)
@@ -156,6 +165,24 @@ class Pool:
         all_but_sinks = self.num_tokens - self.num_sinks
         return any(sum(run.num_positions for run in head) != all_but_sinks for head in self._layout.heads)
 
+    @property
+    def chain(self):
+        """The pools that keys and values of all positions are in: the base first, this one last."""
+        return [*(self.parent.chain if self.parent else ()), self]
+
+    @property
+    def chain_tokens(self):
+        """int64 [positions of the chain]: the ids of all tokens."""
+        return np.concatenate([pool.tokens for pool in self.chain])
+
+    def chain_keys(self, layer, dropped=None):
+        """As keys, of all positions of the chain."""
+        return np.concatenate([pool.keys(layer, dropped) for pool in self.chain], axis=1)
+
+    def chain_values(self, layer, dropped=None):
+        """The same of values."""
+        return np.concatenate([pool.values(layer, dropped) for pool in self.chain], axis=1)
+
     def keys(self, layer, dropped=None):
         """float32 [num_kv_heads, num_tokens, head_dim], after RoPE, dimension i rotated with i + head_dim / 2. A layer
         that drops positions is refused, as `polykv export` refuses it, unless `dropped` says what to put there, such as
@@ -182,12 +209,14 @@ class Pool:
 
     def _dequantize_head(self, layer, kv_head, want, out):
         container, head = self._container, layer * self.num_kv_heads + kv_head
-        sinks = np.frombuffer(container.contents(SINKS), "<f2").reshape(-1, 2, self.num_sinks, self.head_dim)
-        out[: self.num_sinks] = sinks[head, want]
+        if self.num_sinks:
+            sinks = np.frombuffer(container.contents(SINKS), "<f2").reshape(-1, 2, self.num_sinks, self.head_dim)
+            out[: self.num_sinks] = sinks[head, want]
         transform = None
-        if MEANS in container.by_kind:
-            means = np.frombuffer(container.contents(MEANS), "<f2").reshape(-1, 3, self.head_dim)
-            transform = means[head].astype(np.float32)
+        for owner in self.chain:  # of which one has means, or none
+            if MEANS in owner._container.by_kind:
+                means = np.frombuffer(owner._container.contents(MEANS), "<f2").reshape(-1, 3, self.head_dim)
+                transform = means[head].astype(np.float32)
         runs = self._runs(layer, kv_head)
         pages = np.frombuffer(container.contents(PAGES), np.uint8) if runs else None
         for run in runs:
@@ -204,8 +233,8 @@ class Pool:
             out[self._layout.positions(run)] = values.T
 
     def to_dynamic_cache(self, dtype=None):
-        """A transformers.DynamicCache of all positions, in order, as a batch of one; in torch.float32 if no dtype is
-        given."""
+        """A transformers.DynamicCache of all positions of the chain, in order, as a batch of one; in torch.float32 if
+        no dtype is given."""
         from .dynamic_cache import to_dynamic_cache
 
         return to_dynamic_cache(self, dtype)

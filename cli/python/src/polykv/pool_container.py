@@ -18,6 +18,7 @@ BYTE_ORDER = 0x01020304
 SUPERBLOCK_BYTES = TRAILER_BYTES = 4096
 TABLE_OFFSET, ENTRY_BYTES, MOST_SECTIONS = 512, 128, 24
 CHUNK_BYTES = 262144
+PARENT = 1  # of features_incompat: the pool extends another one (section 15)
 ALIGNMENT = 64
 MEBIBYTE = 1 << 20
 
@@ -75,7 +76,11 @@ class Superblock:
     created: int
     writer: str
     min_reader: str
-    first_position: int = 0
+    first_position: int
+    has_parent: bool
+    parent_tokens_fingerprint: bytes
+    parent_digest: bytes
+    digest: bytes  # of the block: what pools that extend this one call it
 
     @property
     def num_heads(self):
@@ -109,8 +114,7 @@ def check_kind_of_file(block):
         f"the pool has format version {major}.{minor}, this reads {MAJOR}.{MINOR}: polykv build makes it again",
         12,
     )
-    parent = "the pool extends a parent, which this version does not read" if incompat & 1 else "an unknown feature"
-    refuse_if(incompat, "kUnsupportedFeature", parent, 48)
+    refuse_if(incompat > PARENT, "kUnsupportedFeature", "an unknown feature", 48)
     checksum = int.from_bytes(block[4088:], "little")
     refuse_if(checksum != xxh3_64(block[:4088]), "kBadChecksum", "the superblock's checksum differs", 4088)
 
@@ -141,11 +145,17 @@ def parse_superblock(file):
     superblock = Superblock(
         num_sections, file_bytes, file_id, model, tokenizer, document, tokens, codec, num_layers, num_kv_heads,
         head_dim, num_tokens, num_chunks, num_sinks, created, parse_ascii(writer, 280), parse_ascii(min_reader, 312),
+        first_position, fields[9] == PARENT, parent_tokens, parent_digest, sha256(block),
     )  # fmt: skip
     check_limits(superblock)
-    refuse_if(first_position != 0, "kMalformed", "first_position is not 0", 256)
-    refuse_if(num_sinks != min(4, num_tokens), "kMalformed", "num_sinks is not min(4, num_tokens)", 260)
-    refuse_nonzero(parent_tokens + parent_digest, 344, "kMalformed", "a pool without a parent names one")
+    if superblock.has_parent:
+        inside = 1 <= first_position <= (1 << 30) - num_tokens
+        refuse_if(not inside, "kMalformed", "first_position is not where a parent can end", 256)
+        refuse_if(num_sinks != 0, "kMalformed", "a pool with a parent has sinks", 260)
+    else:
+        refuse_if(first_position != 0, "kMalformed", "first_position is not 0", 256)
+        refuse_if(num_sinks != min(4, num_tokens), "kMalformed", "num_sinks is not min(4, num_tokens)", 260)
+        refuse_nonzero(parent_tokens + parent_digest, 344, "kMalformed", "a pool without a parent names one")
     table_end = TABLE_OFFSET + ENTRY_BYTES * num_sections
     for begin, end in ((266, 272), (408, TABLE_OFFSET), (table_end, 4088)):
         refuse_nonzero(block[begin:end], begin)
@@ -205,6 +215,8 @@ def parse_section_table(file, superblock):
         sections.append(Section(kind, offset, size, padded, checksum, digest, at))
     kinds = {section.kind for section in sections}
     for kind in ALWAYS_THERE:
+        if kind == SINKS and superblock.has_parent:
+            continue
         refuse_if(kind not in kinds, "kBadSectionTable", f"there is no section {NAMES[kind]}", TABLE_OFFSET)
     last = sections[-1].kind
     refuse_if(last != DIGESTS, "kBadSectionTable", "the digests are not the last section", TABLE_OFFSET)

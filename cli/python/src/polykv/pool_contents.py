@@ -65,14 +65,14 @@ def serialize_identity(fields):
     return struct.pack("<I", len(fields)) + canonical(fields)
 
 
-def fingerprints(fields, ids, digest_of, first_position=0):
+def fingerprints(fields, ids, digest_of, first_position=0, parent_tokens=bytes(32)):
     """All of section 14 but the document's. `digest_of(kind)` is a section's digest, 32 zero bytes for none."""
     result = {}
     for name, (domain, groups) in FINGERPRINT_GROUPS.items():
         chosen = {field: value for field, value in fields.items() if field.split(".")[0] in groups}
         result[name] = sha256(domain + canonical(chosen))
     numbers = struct.pack("<II", first_position, len(ids)) + np.asarray(ids).astype("<u4").tobytes()
-    result["tokens_fingerprint"] = sha256(b"polykv/tokens/1" + bytes(32) + numbers)
+    result["tokens_fingerprint"] = sha256(b"polykv/tokens/1" + parent_tokens + numbers)
     order = ("model_fingerprint", "tokenizer_fingerprint", "tokens_fingerprint", "codec_fingerprint")
     digests = b"".join(digest_of(kind) for kind in (TOKENS, LAYOUT, SINKS, MEANS, PAGES))
     result["file_id"] = sha256(b"polykv/file/1" + b"".join(result[name] for name in order) + digests)[:16]
@@ -153,6 +153,7 @@ class Layout:
 
     def __init__(self, data, base, superblock):
         self.data, self.base, self.superblock = bytes(data), base, superblock
+        self.end_position = superblock.first_position + superblock.num_tokens
         num_heads = superblock.num_heads
         offset = 8 + 4 * num_heads
         refuse_if(len(data) < offset, "kBadLayout", "the layout is cut off", base)
@@ -211,7 +212,7 @@ class Layout:
         ranges = self.parse_ranges(at, count) if form == 0 else self.parse_bitmap(at, begin, count)
         refuse_if(len(ranges) == 0, "kBadLayout", "a position set is empty", base + offset + 12)
         refuse_if(ranges[0, 0] != begin, "kBadLayout", "a position set's begin is another", base + offset + 8)
-        least, most = self.superblock.num_sinks, self.superblock.num_tokens
+        least, most = self.superblock.first_position + self.superblock.num_sinks, self.end_position
         outside = begin < least or ranges[-1, 1] > most
         refuse_if(outside, "kBadLayout", "a position set has positions that are sinks or not the pool's", base + at)
         differs = np.diff(ranges).sum() != num_positions
@@ -228,7 +229,7 @@ class Layout:
         return ranges
 
     def parse_bitmap(self, at, begin, count):
-        past = begin + count > self.superblock.num_tokens
+        past = begin + count > self.end_position
         refuse_if(past, "kBadLayout", "a position set has positions past the pool's", self.base + at - 8)
         stored = np.frombuffer(self.data, np.uint8, align(count, 32) // 8, at)
         bits = np.unpackbits(stored, bitorder="little").astype(np.int8)
@@ -276,11 +277,12 @@ class Layout:
         refuse_if(size != self.pages_bytes, "kBadLayout", reason, self.base)
         needed = any(codecs.removes_mean(run.key_codec) for head in self.heads for run in head)
         there = MEANS in container.by_kind
-        refuse_if(there != needed, "kBadSectionTable", "means are missing or surplus", TABLE_OFFSET)
+        inherited = needed and not there and self.superblock.has_parent
+        refuse_if(there != needed and not inherited, "kBadSectionTable", "means are missing or surplus", TABLE_OFFSET)
 
     def positions(self, run):
-        """All positions of a run, ascending."""
-        ranges = self.sets[run.position_set]
+        """All positions of a run, ascending, counted from the pool's first one."""
+        ranges = self.sets[run.position_set] - self.superblock.first_position
         lengths = ranges[:, 1] - ranges[:, 0]
         starts = np.cumsum(lengths) - lengths
         return np.repeat(ranges[:, 0] - starts, lengths) + np.arange(lengths.sum())

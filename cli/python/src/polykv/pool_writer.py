@@ -5,6 +5,7 @@ import contextlib
 import os
 import struct
 import tempfile
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from .pool_container import (
     MAJOR,
     MINOR,
     PAGES,
+    PARENT,
     SINKS,
     SOURCE,
     SUPERBLOCK,
@@ -46,17 +48,17 @@ MIN_READER = b"polykv 0.1.0"
 MOST_SINKS = 4
 
 
-def serialize_layout(num_heads, num_sinks, num_tokens):
+def serialize_layout(num_heads, num_sinks, num_tokens, first_position):
     """Every head keeps all positions, in one run of float16: a position set, as ranges or as a bitmap."""
-    count = num_tokens - num_sinks
+    count, begin = num_tokens - num_sinks, first_position + num_sinks
     if count == 0:
         return struct.pack("<II", 0, 0) + bytes(4 * num_heads)
     head = struct.pack("<II", 1, num_heads) + struct.pack("<I", 1) * num_heads
     runs = struct.pack("<I2B2b", 0, FLOAT16, FLOAT16, 0, 0) * num_heads
     if align(count, 32) // 8 < 8:  # the smaller form; a range takes 8 bytes
         bits = ((1 << count) - 1).to_bytes(align(count, 32) // 8, "little")
-        return head + runs + struct.pack("<4I", 1, count, num_sinks, count) + bits
-    return head + runs + struct.pack("<6I", 0, count, num_sinks, 1, num_sinks, num_tokens)
+        return head + runs + struct.pack("<4I", 1, count, begin, count) + bits
+    return head + runs + struct.pack("<6I", 0, count, begin, 1, begin, begin + count)
 
 
 def float16_of(array, shape, what):
@@ -85,10 +87,30 @@ def serialize_values(layers, shape, num_sinks):
     return b"".join(pages), b"".join(sinks)
 
 
-def serialize_pool(identity, tokens, text_ranges, text, shape, layers):
-    """The bytes of a pool. shape: num_layers, num_kv_heads, num_tokens, head_dim; text: bytes."""
+@dataclass(frozen=True)
+class Start:
+    """Where a pool begins, and after what."""
+
+    num_sinks: int
+    first_position: int = 0
+    features: int = 0
+    parent_tokens: bytes = bytes(32)
+    parent_digest: bytes = bytes(32)
+
+
+def start_of(num_tokens, parent):
+    if parent is None:
+        return Start(min(MOST_SINKS, num_tokens))
+    above = parent._container.superblock
+    end = above.first_position + above.num_tokens
+    return Start(0, end, PARENT, above.tokens_fingerprint, above.digest)
+
+
+def serialize_pool(identity, tokens, text_ranges, text, shape, layers, parent=None):
+    """The bytes of a pool. shape: num_layers, num_kv_heads, num_tokens, head_dim; text: bytes; parent: a Pool."""
     num_layers, num_kv_heads, num_tokens, head_dim = shape
-    num_sinks = min(MOST_SINKS, num_tokens)
+    start = start_of(num_tokens, parent)
+    num_sinks = start.num_sinks
     columns = np.stack([tokens, text_ranges[:, 0], text_ranges[:, 1]])
     if columns.min() < 0 or columns.max() >= 1 << 32:
         raise ValueError("a token or a text range is negative or too large")
@@ -97,14 +119,16 @@ def serialize_pool(identity, tokens, text_ranges, text, shape, layers):
         IDENTITY: serialize_identity(identity),
         TOKENS: columns.astype("<u4").tobytes(),
         SOURCE: serialize_source(text),
-        LAYOUT: serialize_layout(num_layers * num_kv_heads, num_sinks, num_tokens),
+        LAYOUT: serialize_layout(num_layers * num_kv_heads, num_sinks, num_tokens, start.first_position),
         **({PAGES: pages} if pages else {}),
-        SINKS: sinks,
+        **({SINKS: sinks} if num_sinks else {}),
     }
     padded = {kind: data + bytes(-len(data) % 64) for kind, data in contents.items()}
     chunk_digest_lists = {kind: chunk_digests(data) for kind, data in padded.items()}
     digests = {kind: sha256(data) for kind, data in chunk_digest_lists.items()}
-    prints = fingerprints(identity, tokens, lambda kind: digests.get(kind, bytes(32)))
+    prints = fingerprints(
+        identity, tokens, lambda kind: digests.get(kind, bytes(32)), start.first_position, start.parent_tokens
+    )
     prints["document_fingerprint"] = document_fingerprint(prints["file_id"], text)
 
     checksums, num_chunks = [], 0
@@ -123,12 +147,12 @@ def serialize_pool(identity, tokens, text_ranges, text, shape, layers):
         entries += ENTRY.pack(kind, flags_of(kind), offset, len(data), size, checksum, digests[kind], b"")
         offset += size
     file_bytes = offset + TRAILER_BYTES
-    superblock = serialize_superblock(entries, file_bytes, prints, shape, num_chunks, num_sinks)
+    superblock = serialize_superblock(entries, file_bytes, prints, shape, num_chunks, start)
     trailer = serialize_trailer(superblock, file_bytes, prints["file_id"])
     return b"".join([superblock, *padded.values(), trailer])
 
 
-def serialize_superblock(entries, file_bytes, prints, shape, num_chunks, num_sinks):
+def serialize_superblock(entries, file_bytes, prints, shape, num_chunks, start):
     num_layers, num_kv_heads, num_tokens, head_dim = shape
     names = ("file_id", "model_fingerprint", "tokenizer_fingerprint", "document_fingerprint", "tokens_fingerprint")
     created = os.environ.get("SOURCE_DATE_EPOCH", "0")
@@ -136,13 +160,13 @@ def serialize_superblock(entries, file_bytes, prints, shape, num_chunks, num_sin
         MAGIC,
         BYTE_ORDER,
         *(MAJOR, MINOR, SUPERBLOCK_BYTES, len(entries) // ENTRY_BYTES, file_bytes),
-        *(0, 0, 0),  # features
+        *(0, 0, start.features),
         *(prints[name] for name in (*names, "codec_fingerprint")),
         *(num_layers, num_kv_heads, head_dim, num_tokens, num_chunks, CHUNK_BYTES),
-        *(0, num_sinks),
+        *(start.first_position, start.num_sinks),
         *(1, 1, b""),  # XXH3-64, SHA-256
         int(created) if created.isdecimal() and len(created) < 20 else 0,
-        *(WRITER, MIN_READER, b"", b""),
+        *(WRITER, MIN_READER, start.parent_tokens, start.parent_digest),
     )
     block = (fields + bytes(TABLE_OFFSET - len(fields)) + entries).ljust(SUPERBLOCK_BYTES - 8, b"\0")
     return block + xxh3_64(block).to_bytes(8, "little")
@@ -154,13 +178,14 @@ def serialize_trailer(superblock, file_bytes, file_id):
     return xxh3_64(body).to_bytes(8, "little") + body
 
 
-def write_pool(path, force, identity, tokens, text_ranges, text, shape, layers):
+def write_pool(path, force, identity, tokens, text_ranges, text, shape, layers, parent=None):
     """Writes and publishes; returns the new Pool. An existing file is replaced only with `force`."""
     path = os.fspath(path)
     check_target(path, force)
-    contents = serialize_pool(identity, tokens, text_ranges, text, shape, layers)
+    contents = serialize_pool(identity, tokens, text_ranges, text, shape, layers, parent)
     try:
         pool = Pool(contents, path)  # what was made is read before anybody else can
+        pool.parent = parent
     except PoolError as error:
         error.path = path
         raise
