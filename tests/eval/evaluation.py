@@ -34,8 +34,8 @@ def run(program, *arguments, stdin="", allowed=(0,)):
 
 
 def add_programs(parser, *names):
-    """--polykv and --fidelity, where the build puts them."""
-    places = {"polykv": "build/polykv", "fidelity": "build/tests/fidelity"}
+    """--polykv, --fidelity and --handoff, where the build puts them."""
+    places = {"polykv": "build/polykv", "fidelity": "build/tests/fidelity", "handoff": "build/tests/handoff"}
     for name in names:
         parser.add_argument(
             f"--{name}",

@@ -133,7 +133,12 @@ def answer(options):
     first = time.perf_counter()
     llama.generate(token, count.value + len(question), options.tokens - 1)
     end = time.perf_counter()
-    return {"load_s": load_s, "first_token_s": first - start, "answer_s": end - start}
+    return {
+        "load_s": load_s,
+        "state_to_first_s": first - before,
+        "first_token_s": first - start,
+        "answer_s": end - start,
+    }
 
 
 def hold(options):
