@@ -126,9 +126,9 @@ Result<ordered_json> measure_fidelity(const std::string& path, const Options& op
   Progress progress(report);
   const auto measure = [&]() -> Result<ordered_json> {
     POLYKV_TRY(const runtime::KvSpool spool, prefill(desk, *runner, recorded, progress));
-    runtime::ProbeRequest request{
-        desk.model,   desk.chat, desk.open_text.value_or(""), desk.pool().reader.tokens().ids, spool.pool(),
-        desk.pages(), {}};
+    const std::string open_text = desk.open_text.value_or("");
+    runtime::ProbeRequest request{desk.model,   desk.chat,    open_text, desk.pool().reader.tokens().ids,
+                                  spool.pool(), desk.pages(), {}};
     request.on_progress = [&](double share) {
       progress.update(static_cast<std::uint64_t>(std::llround(100 * share)), 100, "%", "probe");
       return !stop_requested();
