@@ -17,7 +17,7 @@ namespace {
 using core::CodecPair;
 
 constexpr CodecPair kExact{format::kCodecF16, format::kCodecF16};
-constexpr int kSteps = 80;  // of the search for a price: factors of 2, then the middle of what is left
+constexpr int kSteps = 40;  // of the search for a price: factors of 2, then the middle of what is left
 
 // Most bytes first.
 std::vector<CodecPair> menu_of(Grain grain) {

@@ -167,8 +167,8 @@ def show(rows):
         print(f"| {variant} | {size:.2f} | {tokens[variant, 0][0]:.0f} | {told} | {changes[0]} | {changes[1]} |")
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 78, 120, 20, 50
-COLOURS = ("#1a7fd4", "#c2337f", "#2a9d62", "#d9662b", "#8a63d2", "#8b8f97")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 78, 150, 20, 50
+COLOURS = ("#1a7fd4", "#c2337f", "#2a9d62", "#d9662b", "#8a63d2", "#8b8f97", "#b58900")
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #3a3f47 } .grid { stroke: #c9ced6 }
   @media (prefers-color-scheme: dark) { text { fill: #d3d8df } .grid { stroke: #3d434c } }
