@@ -18,7 +18,7 @@ ChainResult find_chain(const std::string& path, const Options& options, Report& 
 // {name, superblock_sha256, found, error}
 nlohmann::ordered_json parent_json(const format::PoolReader& reader, const ChainResult& chain);
 
-// "auto.pkv, found as /tmp/auto.pkv", or what is wrong. For one line.
+// "auto.pkv, found as ./auto.pkv", or what is wrong. For one line.
 std::string parent_text(const format::PoolReader& reader, const ChainResult& chain);
 
 struct ChainSize {

@@ -7,6 +7,9 @@ namespace polykv::cli {
 
 format::Status refuse_existing(const std::string& output, const Options& options) {
   std::error_code ignored;
+  const std::filesystem::path folder = std::filesystem::path(output).parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored))
+    return format::Error(format::ErrorCode::kNotFound, "cannot open its folder: No such file or directory");
   if (options.force || !std::filesystem::exists(std::filesystem::symlink_status(output, ignored))) return {};
   return format::Error(format::ErrorCode::kExists, "exists already; --force replaces it");
 }

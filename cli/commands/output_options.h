@@ -9,7 +9,7 @@
 
 namespace polykv::cli {
 
-// kExists, before any work, unless --force is given.
+// Before any work: kNotFound, if there is no folder for it; kExists, unless --force is given.
 format::Status refuse_existing(const std::string& output, const Options& options);
 
 std::uint64_t source_date_epoch();  // 0 where it is not set
