@@ -108,10 +108,6 @@ std::vector<const core::KvPool*> PoolChain::views() const {
   return views;
 }
 
-bool PoolChain::has_means() const {
-  return std::any_of(files_.begin(), files_.end(), [](const auto& file) { return !file->reader.means().empty(); });
-}
-
 Status PoolChain::check_unchanged() const {
   for (const auto& file : files_) {
     const Status unchanged = file->file.check_unchanged();

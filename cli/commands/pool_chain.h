@@ -21,7 +21,6 @@ class PoolChain {
   const PoolFile& file(std::size_t i) const { return *files_[i]; }
   const PoolFile& last() const { return *files_.back(); }
   std::vector<const core::KvPool*> views() const;  // good while the chain lives, wherever it moves
-  bool has_means() const;
 
   // kShrunk or kChanged, naming the pool if it is not the last.
   format::Status check_unchanged() const;

@@ -88,7 +88,6 @@ TEST_CASE("a pool alone is a chain of one, and cards are chains with what they e
   CHECK(chain->file(0).file.path() == base);
   CHECK(chain->last().file.path() == second);
   CHECK(chain->views().back()->end_position() == 90);
-  CHECK(chain->has_means());
   CHECK(chain->check_unchanged());
 }
 
