@@ -2,7 +2,7 @@
 #include <string>
 
 #include "cli/command_rows.h"
-#include "cli/runtime/card_plan.h"
+#include "cli/runtime/cards/card_plan.h"
 #include "cli/runtime/retention/policy.h"
 
 namespace polykv::cli {

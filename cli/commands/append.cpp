@@ -11,8 +11,8 @@
 #include "cli/commands/graft.h"
 #include "cli/commands/output_options.h"
 #include "cli/progress.h"
+#include "cli/runtime/cards/pool_extender.h"
 #include "cli/runtime/model_runner.h"
-#include "cli/runtime/pool_extender.h"
 #include "cli/runtime/prompt.h"
 #include "cli/signals.h"
 

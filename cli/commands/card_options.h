@@ -6,8 +6,8 @@
 
 #include "cli/commands/desk.h"
 #include "cli/options.h"
-#include "cli/runtime/card_plan.h"
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_plan.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "format/status.h"
 
 namespace polykv::cli {

@@ -2,7 +2,7 @@
 
 #include <sys/stat.h>
 
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/model_locator.h"
 #include "cli/runtime/prompt.h"
 

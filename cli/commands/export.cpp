@@ -7,7 +7,7 @@
 #include "cli/commands/commands.h"
 #include "cli/commands/pool_chain.h"
 #include "cli/progress.h"
-#include "cli/runtime/chain_values.h"
+#include "cli/runtime/cards/chain_values.h"
 #include "cli/runtime/safetensors_writer.h"
 #include "cli/signals.h"
 #include "core/pool.h"

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands/pool_memory.h"
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 
 namespace polykv::cli {
 

@@ -1,5 +1,5 @@
 // polykv flatten CARD -o POOL: a pool and those that it extends as one.
-#include "cli/runtime/flatten.h"
+#include "cli/runtime/cards/flatten.h"
 
 #include <nlohmann/json.hpp>
 

@@ -11,7 +11,7 @@
 #include "cli/commands/plan_chart.h"
 #include "cli/commands/pool_file.h"
 #include "cli/commands/token_bits.h"
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "core/codec.h"
 #include "format/page_layout.h"
 

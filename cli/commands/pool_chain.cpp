@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/user_index.h"
 #include "format/checksum.h"
 #include "format/identity.h"

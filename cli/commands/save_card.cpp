@@ -5,8 +5,8 @@
 #include "cli/commands/card_options.h"
 #include "cli/commands/fidelity_section.h"
 #include "cli/commands/output_options.h"
-#include "cli/runtime/card_writer.h"
-#include "cli/runtime/mixed_card.h"
+#include "cli/runtime/cards/card_writer.h"
+#include "cli/runtime/cards/mixed_card.h"
 #include "cli/runtime/prompt.h"
 
 namespace polykv::cli {

@@ -4,7 +4,7 @@
 #include "cli/commands/desk.h"
 #include "cli/options.h"
 #include "cli/runtime/agent.h"
-#include "cli/runtime/card_plan.h"
+#include "cli/runtime/cards/card_plan.h"
 #include "format/status.h"
 
 namespace polykv::cli {

@@ -1,6 +1,6 @@
 #include "cli/runtime/retention/calibration_part.h"
 
-#include "cli/runtime/retention/json_place.h"
+#include "cli/runtime/json_place.h"
 
 namespace polykv::runtime {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "cli/runtime/retention/json_place.h"
+#include "cli/runtime/json_place.h"
 #include "format/checksum.h"
 #include "format/identity.h"
 

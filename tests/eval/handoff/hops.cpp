@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "cli/runtime/agent.h"
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/scheduler.h"
 #include "format/file.h"
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include "cli/runtime/card_plan.h"
-#include "cli/runtime/card_rows.h"
-#include "cli/runtime/mixed_card.h"
+#include "cli/runtime/cards/card_plan.h"
+#include "cli/runtime/cards/card_rows.h"
+#include "cli/runtime/cards/mixed_card.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/step_runner.h"
 #include "format/reader.h"

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "cli/runtime/card_plan.h"
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_plan.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/user_index.h"
 #include "tests/support/catch.h"
 #include "tests/support/make_pool.h"

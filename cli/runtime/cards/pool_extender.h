@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/model_runner.h"
 #include "cli/runtime/weights/model_file.h"
 #include "core/workers.h"

@@ -1,4 +1,4 @@
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 
 #include <algorithm>
 #include <array>

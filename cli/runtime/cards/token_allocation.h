@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "cli/runtime/card_rows.h"
+#include "cli/runtime/cards/card_rows.h"
 #include "cli/runtime/codec_plan.h"
 #include "format/shape.h"
 

@@ -1,11 +1,11 @@
-#include "cli/runtime/flatten.h"
+#include "cli/runtime/cards/flatten.h"
 
 #include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/codec_plan.h"
 #include "cli/runtime/prompt.h"
 

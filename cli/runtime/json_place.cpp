@@ -1,4 +1,4 @@
-#include "cli/runtime/retention/json_place.h"
+#include "cli/runtime/json_place.h"
 
 #include <cmath>
 #include <cstdio>

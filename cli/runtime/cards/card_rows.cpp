@@ -1,4 +1,4 @@
-#include "cli/runtime/card_rows.h"
+#include "cli/runtime/cards/card_rows.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "cli/runtime/chain_values.h"
+#include "cli/runtime/cards/chain_values.h"
 
 #include <algorithm>
 #include <string>

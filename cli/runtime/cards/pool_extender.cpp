@@ -1,10 +1,10 @@
-#include "cli/runtime/pool_extender.h"
+#include "cli/runtime/cards/pool_extender.h"
 
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
-#include "cli/runtime/chain_values.h"
+#include "cli/runtime/cards/chain_values.h"
 #include "core/float16.h"
 
 namespace polykv::runtime {

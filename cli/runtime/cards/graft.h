@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "cli/runtime/card_writer.h"
+#include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/divergence.h"
 #include "cli/runtime/weights/model_file.h"
 #include "core/workers.h"

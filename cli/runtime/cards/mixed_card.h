@@ -3,10 +3,10 @@
 
 #include <span>
 
-#include "cli/runtime/card_rows.h"
+#include "cli/runtime/cards/card_rows.h"
+#include "cli/runtime/cards/token_allocation.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/step_runner.h"
-#include "cli/runtime/token_allocation.h"
 #include "core/tail.h"
 #include "core/workers.h"
 #include "format/status.h"

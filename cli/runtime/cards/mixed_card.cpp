@@ -1,4 +1,4 @@
-#include "cli/runtime/mixed_card.h"
+#include "cli/runtime/cards/mixed_card.h"
 
 #include "cli/runtime/dimension_weights.h"
 #include "cli/runtime/prompt.h"

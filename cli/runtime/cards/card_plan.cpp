@@ -1,4 +1,4 @@
-#include "cli/runtime/card_plan.h"
+#include "cli/runtime/cards/card_plan.h"
 
 #include <charconv>
 #include <cstdio>

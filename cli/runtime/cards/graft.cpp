@@ -1,10 +1,10 @@
-#include "cli/runtime/graft.h"
+#include "cli/runtime/cards/graft.h"
 
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "cli/runtime/chain_values.h"
+#include "cli/runtime/cards/chain_values.h"
 #include "cli/runtime/fidelity_json.h"
 #include "cli/runtime/step_runner.h"
 #include "core/float16.h"

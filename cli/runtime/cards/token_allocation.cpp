@@ -1,4 +1,4 @@
-#include "cli/runtime/token_allocation.h"
+#include "cli/runtime/cards/token_allocation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cli/runtime/bit_allocation.h"
-#include "cli/runtime/card_plan.h"
+#include "cli/runtime/cards/card_plan.h"
 #include "format/page_layout.h"
 
 namespace polykv::runtime {
