@@ -7,6 +7,7 @@
 
 #include "cli/commands/commands.h"
 #include "cli/commands/document.h"
+#include "cli/commands/part_file.h"
 #include "cli/progress.h"
 #include "cli/runtime/model_locator.h"
 #include "cli/runtime/retention/calibration_part.h"
@@ -14,7 +15,6 @@
 #include "cli/signals.h"
 #include "core/kernels/kernels.h"
 #include "format/checksum.h"
-#include "format/file.h"
 #include "format/identity.h"
 
 namespace polykv::cli {
@@ -28,18 +28,7 @@ using runtime::CalibrationTable;
 using runtime::CalibrationText;
 using runtime::Phase;
 
-constexpr std::uint32_t kPlanMode = 0644, kPartMode = 0600;  // a part holds more of a text than its name
-
-Status write_file(const std::string& path, const std::string& text, bool force, std::uint32_t mode) {
-  POLYKV_TRY(format::AtomicFile file, format::AtomicFile::create(path, force, mode));
-  POLYKV_CHECK_STATUS(file.write_at(0, std::as_bytes(std::span(text))));
-  return file.publish();
-}
-
-Status can_write(const std::string& path) {
-  const auto file = format::AtomicFile::create(path, /*force=*/true, kPartMode);  // goes again at once
-  return file ? Status() : Status(file.error());
-}
+constexpr std::uint32_t kPlanMode = 0644;
 
 std::string hex_of(const std::string& text) { return format::to_hex(format::sha256(std::as_bytes(std::span(text)))); }
 
@@ -70,7 +59,7 @@ class Calibration {
         report_(report),
         progress_(report),
         workers_(options.threads != 0 ? options.threads : core::default_num_threads()),
-        part_path_(options.output + ".part"),
+        part_(options.output),
         inputs_{inputs_digest(model, texts_, options, runner),
                 model.config().num_layers,
                 {runtime::calibrated_policies(Phase::kPrefill), runtime::calibrated_policies(Phase::kDecode)}} {}
@@ -78,46 +67,35 @@ class Calibration {
   // Errors name the file that they are about.
   Result<runtime::LayerPlan> run() {
     POLYKV_CHECK_STATUS(take_up());
-    // A folder that cannot be written to is found out before any work.
-    POLYKV_CHECK_STATUS(in_part(can_write(part_path_)));
+    POLYKV_CHECK_STATUS(part_.check_writable());
     while (tables_.size() < texts_.size()) {
       if (const Status stopped = check_stop(); !stopped) return interrupted(stopped.error());
       POLYKV_CHECK_STATUS(measure_next());
       POLYKV_CHECK_STATUS(model_.file.check_unchanged());
-      POLYKV_CHECK_STATUS(
-          in_part(write_file(part_path_, runtime::calibration_part_text(inputs_, tables_), /*force=*/true, kPartMode)));
+      POLYKV_CHECK_STATUS(part_.write(runtime::calibration_part_text(inputs_, tables_)));
     }
     progress_.clear();
     return plan();
   }
 
-  void remove_part() const {
-    std::error_code ignored;
-    std::filesystem::remove(part_path_, ignored);
-  }
+  void remove_part() const { part_.remove(); }
   std::size_t num_runs() const {
     return texts_.size() * inputs_.num_layers * (inputs_.policies[0].size() + inputs_.policies[1].size());
   }
 
  private:
-  Status in_part(const Status& status) const {
-    return status ? status : Error(status.error().code, part_path_ + ": " + status.error().message);
-  }
-
   // What an interrupted run has left.
   Status take_up() {
-    const auto bytes = format::read_file(part_path_);
-    if (!bytes && bytes.error().code == ErrorCode::kNotFound) return {};
-    if (!bytes) return in_part(bytes.error());
+    POLYKV_TRY(const auto bytes, part_.read());
+    if (!bytes) return {};
     auto found = runtime::parse_calibration_part(*bytes, inputs_);
     if (found && found->size() <= texts_.size()) {
       tables_ = std::move(*found);
-      report_.notice(part_path_, "going on after " + finished());
+      report_.notice(part_.path(), "going on after " + finished());
       return {};
     }
     if (options_.force) return {};
-    return Error(ErrorCode::kExists, part_path_ + ": exists already and cannot be taken up: " +
-                                         (found ? "too many texts" : found.error().message) + "; --force begins again");
+    return part_.unusable(found ? "too many texts" : found.error().message);
   }
 
   Status measure_next() {
@@ -145,9 +123,7 @@ class Calibration {
   }
 
   Error interrupted(const Error& stopped) const {
-    if (tables_.empty()) return Error(stopped.code, options_.output + ": " + stopped.message);
-    return Error(stopped.code, options_.output + ": " + stopped.message + "; " + finished() + " kept in " + part_path_ +
-                                   ", from which the same command goes on");
+    return part_.interrupted(stopped, options_.output, tables_.empty() ? "" : finished());
   }
   std::string finished() const {
     return std::to_string(tables_.size()) + " of " + std::to_string(texts_.size()) + " texts";
@@ -176,7 +152,7 @@ class Calibration {
   Report& report_;
   Progress progress_;
   core::Workers workers_;
-  const std::string part_path_;
+  const PartFile part_;
   const runtime::CalibrationInputs inputs_;
   std::vector<CalibrationTable> tables_;
 };
@@ -253,7 +229,7 @@ int run_calibrate(const Options& options, Report& report) {
   Calibration calibration(options, *model, std::move(*texts), **runner, report);
   const auto plan = calibration.run();
   if (!plan) return report.error({}, plan.error());
-  if (const Status written = write_file(options.output, runtime::layer_plan_text(*plan), options.force, kPlanMode);
+  if (const Status written = write_text_file(options.output, runtime::layer_plan_text(*plan), options.force, kPlanMode);
       !written)
     return report.error(options.output, written.error());
   calibration.remove_part();

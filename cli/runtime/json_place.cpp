@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "cli/runtime/weights/json_text.h"
 #include "cli/runtime/weights/shown.h"
@@ -78,6 +79,21 @@ Result<nlohmann::json> parse_own_json(std::span<const std::byte> text) {
   std::string message = error.message.substr(error.message.find(": ") + 2);
   if (error.offset != format::kNoOffset) message += " at byte " + std::to_string(error.offset);
   return Error(ErrorCode::kMalformed, error.offset, message);
+}
+
+format::Status check_schema(const JsonPlace& root, std::string_view schema, std::string_view version) {
+  POLYKV_TRY(const JsonPlace place, root.member("schema"));
+  POLYKV_TRY(const std::string name, place.text());
+  const std::string expected = std::string(schema) + std::string(version);
+  if (name == expected) return {};
+  if (!name.starts_with(schema)) return place.error("is not " + expected);
+  return Error(ErrorCode::kUnsupportedVersion, "schema: this polykv reads " + expected + " alone");
+}
+
+double nine_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return std::strtod(text, nullptr);
 }
 
 }  // namespace polykv::runtime

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "format/status.h"
 
@@ -37,5 +38,12 @@ class JsonPlace {
 
 // A file of ours as a tree. Errors: kMalformed, with the offset of the fault.
 format::Result<nlohmann::json> parse_own_json(std::span<const std::byte> text);
+
+// "schema" is `schema` and `version` together, as "polykv.retention-plan/" and "1". kMalformed: another kind of file;
+// kUnsupportedVersion.
+format::Status check_schema(const JsonPlace& root, std::string_view schema, std::string_view version);
+
+// For numbers that were measured: nine digits are more than they are good for, and read well.
+double nine_digits(double value);
 
 }  // namespace polykv::runtime

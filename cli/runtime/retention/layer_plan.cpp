@@ -1,8 +1,6 @@
 #include "cli/runtime/retention/layer_plan.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 
 #include "cli/runtime/json_place.h"
 #include "format/checksum.h"
@@ -33,16 +31,9 @@ std::optional<Enum> find_name(const char* const (&names)[N], std::string_view na
   return static_cast<Enum>(found - std::begin(names));
 }
 
-// Nine digits are more than the signals are good for, and read well.
-double rounded(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.9g", value);
-  return std::strtod(text, nullptr);
-}
-
 ordered_json values_json(std::span<const LayerPlan::PolicyValue> values) {
   ordered_json json = ordered_json::object();
-  for (const LayerPlan::PolicyValue& value : values) json[value.policy] = rounded(value.value);
+  for (const LayerPlan::PolicyValue& value : values) json[value.policy] = nine_digits(value.value);
   return json;
 }
 
@@ -51,7 +42,7 @@ ordered_json layers_json(std::span<const LayerPlan::Layer> layers) {
   for (const LayerPlan::Layer& layer : layers) {
     json.push_back({{"layer", json.size()},
                     {"policy", layer.policy->name},
-                    {"sensitivity", rounded(layer.sensitivity)},
+                    {"sensitivity", nine_digits(layer.sensitivity)},
                     {"cosine", values_json(layer.cosine)},
                     {"perplexity", values_json(layer.perplexity)},
                     {"kld", values_json(layer.kld)},
@@ -151,15 +142,6 @@ Status read_calibration(const JsonPlace& place, LayerPlan& plan) {
   return {};
 }
 
-Status check_schema(const JsonPlace& root) {
-  POLYKV_TRY(const JsonPlace schema, root.member("schema"));
-  POLYKV_TRY(const std::string name, schema.text());
-  if (!name.starts_with(kSchema)) return root.error("is not a plan: schema polykv.retention-plan/1");
-  if (name.substr(kSchema.size()) == kVersion) return {};
-  return Error(ErrorCode::kUnsupportedVersion,
-               "schema: this polykv reads " + std::string(kSchema) + std::string(kVersion) + " alone");
-}
-
 }  // namespace
 
 bool chooses_in_layer(const RetentionPolicy& policy, Phase phase) {
@@ -199,7 +181,7 @@ std::string layer_plan_text(const LayerPlan& plan) {
 Result<LayerPlan> parse_layer_plan(std::span<const std::byte> text) {
   POLYKV_TRY(const nlohmann::json tree, parse_own_json(text));
   const JsonPlace root(tree);
-  POLYKV_CHECK_STATUS(check_schema(root));
+  POLYKV_CHECK_STATUS(check_schema(root, kSchema, kVersion));
   LayerPlan plan;
   POLYKV_TRY(const JsonPlace model, root.member("model"));
   POLYKV_TRY(const JsonPlace name, model.member("name"));

@@ -92,7 +92,7 @@ TEST_CASE("every fault of a plan is named with its place") {
   };
   const std::vector<std::pair<Break, std::string>> faults = {
       {[](ordered_json& j) { j.erase("schema"); }, "schema: is missing"},
-      {[](ordered_json& j) { j["schema"] = "polykv.inspect/1"; }, "is not a plan: schema polykv.retention-plan/1"},
+      {[](ordered_json& j) { j["schema"] = "polykv.inspect/1"; }, "schema: is not polykv.retention-plan/1"},
       {[](ordered_json& j) { j["model"].erase("name"); }, "model.name: is missing"},
       {[](ordered_json& j) { j["model"]["weights_digest"] = 5; }, "model.weights_digest: is not a text"},
       {[](ordered_json& j) { j["model"] = 5; }, "model: is not an object"},
