@@ -47,8 +47,8 @@ const char* tail_retain_help() {
 const char* card_bits_help() {
   static const std::string help =
       std::string("With --save: bits of a value in the card: ") + runtime::kCardBitsSyntax +
-      ", which gives each token the bits that it needs, B on average. Without it: each head's codecs are those of the "
-      "base pool.";
+      ". auto gives each token and head the bits that it needs, B on average; learned does so by the controller beside "
+      "the model (see polykv calibrate --cards). Without it: each head's codecs are those of the base pool.";
   return help.c_str();
 }
 
@@ -214,8 +214,9 @@ CommandSpec append_command() {
                    .help = "The pool to write. An existing file is refused before any work unless --force is given."},
                   model_option(),
                   card_bits_option(
-                      "Bits of a value: 1 to 8, or 16. Without it: each head's codecs are those of the base "
-                      "pool."),
+                      "Bits of a value: 1 to 8, 16, or auto:B with B from 2 to 16, which gives each head the bits that "
+                      "it needs, B on average, as build measured the base pool's heads. Without it: each head's codecs "
+                      "are those of the base pool."),
                   sender_option("Who made it, as inspect shows it."),
                   {.name = "graft",
                    .target = &Options::graft,
@@ -422,7 +423,8 @@ CommandSpec calibrate_command() {
       .examples = {{"polykv calibrate a.txt b.txt -o plan.json", "a plan for the default model"},
                    {"polykv build doc.txt -o doc.pkv --retain plan.json", "build with it"},
                    {"polykv build doc.txt -o doc.pkv --retain plan.json --keep 25%", "the same, another budget"},
-                   {"polykv ask doc.pkv --tail-retain plan.json", "and for what an agent adds in a long session"}},
+                   {"polykv ask doc.pkv --tail-retain plan.json", "and for what an agent adds in a long session"},
+                   {"polykv calibrate --cards a.pkv b.pkv -o model.controller.json", "a controller for cards' bits"}},
       .description =
           {"Makes a plan for build --retain and ask --tail-retain: for each layer of the model a retention policy, and "
            "how much of the positions it should get. Texts are of the kind that pools will be built from, but not the "
@@ -436,7 +438,14 @@ CommandSpec calibrate_command() {
            "It runs the model over the rest of a text once for each policy and layer, so it takes minutes a text. What "
            "is finished of it is kept beside the plan, in PLAN.part, and the same command goes on from there if it was "
            "interrupted; PLAN.part goes when the plan is written. The plan is readable JSON (schema "
-           "polykv.retention-plan/1) with all that was measured, and is for this one model."},
+           "polykv.retention-plan/1) with all that was measured, and is for this one model.",
+           "With --cards the operands are two or more pools of one model, and what is made is the controller of "
+           "\"QKVShare\" (arXiv 2605.03884) for ask --save --bits learned:B: a perceptron of 512 parameters that tells "
+           "from six numbers of a card's token what rounding it does to the next agent. On each pool three questions "
+           "are answered; of each question and answer every token alone is rounded to 2 bits, and the answer to "
+           "another question after it shows what that does: about a minute a pool. ask looks for the controller beside "
+           "the model: model.gguf has model.controller.json, a folder controller.json in it (schema "
+           "polykv.card-controller/1)."},
       .options =
           {{.letter = 'o',
             .name = "output",
@@ -447,6 +456,11 @@ CommandSpec calibrate_command() {
             .help = "The plan to write, a name ending in .json. An existing file is refused before any work unless "
                     "--force is given."},
            model_option(),
+           {.name = "cards",
+            .target = &Options::cards,
+            .kind = ValueKind::kFlag,
+            .help = "Make a controller for ask --bits learned:B instead, of pools: see above. Of the other options -m, "
+                    "-t, --force and --json count."},
            {.name = "keep",
             .value = "N",
             .target = &Options::keep_tokens,

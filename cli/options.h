@@ -56,6 +56,7 @@ struct Options {
   bool no_probe = false;
 
   // calibrate.
+  bool cards = false;
   std::uint32_t keep_tokens = 0;
   std::string preference;   // "cosine", "perplexity"
   std::string sensitivity;  // "entropy", "perplexity"

@@ -58,8 +58,6 @@ int run_append(const Options& options, Report& report) {
   if (options.graft) return run_graft(options, report);
   const auto bits = read_card_bits(options);
   if (!bits) return report.error({}, bits.error());
-  if (bits->kind == runtime::CardBits::Kind::kMixed)
-    return report.error({}, Error(ErrorCode::kUsage, "append: --bits auto:B is for what an agent adds; give a number"));
   const auto documents = read_documents(std::span(options.operands).subspan(1));
   if (!documents) return report.error({}, documents.error());
   const auto desk = open_desk(path, options, report);
@@ -68,14 +66,16 @@ int run_append(const Options& options, Report& report) {
     return report.error({}, status.error());
   auto prompt = make_prompt(**desk, *documents);
   if (!prompt) return report.error({}, prompt.error());
+  const std::size_t num_tokens = prompt->tokens.ids.size();
+  auto plan = plan_ahead(*bits, **desk, num_tokens);
+  if (!plan) return report.error({}, plan.error());
   const runtime::NumberType type = prefill_type(options);
   const auto runner = runtime::make_prefill_runner(type);
   if (!runner) return report.error({}, runner.error());
 
-  const std::size_t num_tokens = prompt->tokens.ids.size();
   const std::vector<const core::KvPool*> chain = (*desk)->chain.views();
   runtime::CardSpec spec = card_spec(**desk, chain, std::move(prompt->tokens), *bits, options);
-  spec.plan = plain_plan(*bits, **desk, num_tokens);
+  spec.plan = *std::move(plan);
   if (!prompt->open_prefix.empty()) spec.fields.set(runtime::kOpenPrefixField, prompt->open_prefix);
   spec.fields.set("prefill.type", runtime::number_type_name(type));
   spec.fields.set("prefill.runner", (*runner)->version());

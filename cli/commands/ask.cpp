@@ -10,6 +10,7 @@
 #include "cli/commands/interview.h"
 #include "cli/commands/questions.h"
 #include "cli/commands/retain_option.h"
+#include "cli/runtime/cards/controller.h"
 
 namespace polykv::cli {
 namespace {
@@ -48,6 +49,10 @@ int run_ask(const Options& options, Report& report) {
   if (!desk) return report.error(options.operands.front(), desk.error());
   if (const auto status = check_plan_fits(*tail, (*desk)->model); !status) return report.error({}, status.error());
   if (const auto status = refuse_parent(options.save, (*desk)->chain); !status) return report.error({}, status.error());
+  if (card_bits->kind == runtime::CardBits::Kind::kLearned) {
+    if (const auto controller = runtime::open_controller((*desk)->model); !controller)
+      return report.error({}, controller.error());
+  }
   if (questions.from_terminal()) report.notice({}, "type a question a line; Ctrl-D ends");
   const double load_ms = std::chrono::duration<double, std::milli>(Clock::now() - kProcessStart).count();
   // All questions of a run have one seed, so that an answer depends on neither its place nor on the questions before.

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "cli/commands/calibrate_cards.h"
 #include "cli/commands/commands.h"
 #include "cli/commands/document.h"
 #include "cli/commands/part_file.h"
@@ -211,6 +212,7 @@ nlohmann::ordered_json to_json(const std::string& path, const runtime::LayerPlan
 }  // namespace
 
 int run_calibrate(const Options& options, Report& report) {
+  if (options.cards) return run_calibrate_cards(options, report);
   const auto start = std::chrono::steady_clock::now();
   std::error_code ignored;
   if (!options.force && std::filesystem::exists(std::filesystem::symlink_status(options.output, ignored)))

@@ -2,7 +2,9 @@
 
 #include <filesystem>
 
+#include "cli/commands/fidelity_section.h"
 #include "cli/commands/output_options.h"
+#include "cli/runtime/cards/token_allocation.h"
 #include "cli/runtime/user_index.h"
 
 namespace polykv::cli {
@@ -44,6 +46,28 @@ runtime::TokenPlan plain_plan(const runtime::CardBits& bits, const Desk& desk, s
     return runtime::token_plan_as_base(desk.chain.file(0).reader, shape.num_tokens);
   const auto codec = static_cast<format::CodecId>(bits.bits);
   return runtime::uniform_token_plan(shape, {codec, codec});
+}
+
+format::Result<std::vector<runtime::Sensitivity>> base_sensitivities(const Desk& desk) {
+  const format::PoolReader& base = desk.chain.file(0).reader;
+  POLYKV_TRY(const auto fidelity, parse_fidelity(base.fidelity()));
+  return stored_sensitivities(fidelity, std::size_t{base.shape().num_layers} * base.shape().num_kv_heads);
+}
+
+format::Result<runtime::TokenPlan> plan_ahead(const runtime::CardBits& bits, const Desk& desk, std::size_t num_tokens) {
+  if (!bits.by_token()) return plain_plan(bits, desk, num_tokens);
+  if (bits.kind == runtime::CardBits::Kind::kLearned)
+    return format::Error(format::ErrorCode::kUsage,
+                         "append: --bits learned:B is for what an agent adds; give auto:B or a number");
+  POLYKV_TRY(const std::vector<runtime::Sensitivity> heads, base_sensitivities(desk));
+  if (heads.empty())
+    return format::Error(format::ErrorCode::kUsage,
+                         "append: --bits auto:B goes by what build measured of each head, which " +
+                             desk.chain.file(0).file.path().string() +
+                             " does not hold (build with --codec auto and without --no-probe); or give a number");
+  format::KvShape shape = desk.pages().shape();
+  shape.num_tokens = static_cast<std::uint32_t>(num_tokens);
+  return runtime::allocate_heads(shape, heads, bits.bits);
 }
 
 void remember_parents(const PoolChain& chain) {

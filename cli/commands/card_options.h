@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/runtime/cards/card_plan.h"
 #include "cli/runtime/cards/card_writer.h"
+#include "cli/runtime/sensitivity.h"
 #include "format/status.h"
 
 namespace polykv::cli {
@@ -25,6 +26,13 @@ runtime::CardSpec card_spec(const Desk& desk, std::span<const core::KvPool* cons
 
 // Of bits that are not mixed.
 runtime::TokenPlan plain_plan(const runtime::CardBits& bits, const Desk& desk, std::size_t num_tokens);
+
+// Of the base pool's heads, as build measured them; empty where it did not.
+format::Result<std::vector<runtime::Sensitivity>> base_sensitivities(const Desk& desk);
+
+// For tokens that are not read yet: where bits are mixed, each head gets its own. kUsage: nothing was measured of the
+// base pool's heads; or bits by what tokens there are.
+format::Result<runtime::TokenPlan> plan_ahead(const runtime::CardBits& bits, const Desk& desk, std::size_t num_tokens);
 
 // So that a card's parents are found again even if the card is elsewhere.
 void remember_parents(const PoolChain& chain);

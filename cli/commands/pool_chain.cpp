@@ -108,6 +108,15 @@ std::vector<const core::KvPool*> PoolChain::views() const {
   return views;
 }
 
+std::vector<std::uint32_t> PoolChain::token_ids() const {
+  std::vector<std::uint32_t> ids;
+  for (const auto& file : files_) {
+    const auto& of_pool = file->reader.tokens().ids;
+    ids.insert(ids.end(), of_pool.begin(), of_pool.end());
+  }
+  return ids;
+}
+
 Status PoolChain::check_unchanged() const {
   for (const auto& file : files_) {
     const Status unchanged = file->file.check_unchanged();

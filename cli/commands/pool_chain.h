@@ -22,6 +22,8 @@ class PoolChain {
   const PoolFile& last() const { return *files_.back(); }
   std::vector<const core::KvPool*> views() const;  // good while the chain lives, wherever it moves
 
+  std::vector<std::uint32_t> token_ids() const;  // of all pools, in order
+
   // kShrunk or kChanged, naming the pool if it is not the last.
   format::Status check_unchanged() const;
 

@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "cli/commands/card_options.h"
-#include "cli/commands/fidelity_section.h"
 #include "cli/commands/output_options.h"
 #include "cli/runtime/cards/card_writer.h"
 #include "cli/runtime/cards/mixed_card.h"
@@ -14,6 +13,23 @@ namespace polykv::cli {
 using format::Error;
 using format::ErrorCode;
 using format::Result;
+
+namespace {
+
+Result<runtime::TokenPlan> plan_by_token(Desk& desk, runtime::Agent& agent, const runtime::CardBits& bits,
+                                         const format::KvShape& shape) {
+  POLYKV_TRY(const auto heads, base_sensitivities(desk));
+  const std::vector<runtime::TokenId> before = desk.chain.token_ids();
+  const runtime::MixedCard card{&desk.model,   &desk.chat, &desk.runner,
+                                &agent.tail(), heads,      {before, agent.fed(), agent.answer().prompt_tokens}};
+  if (bits.kind == runtime::CardBits::Kind::kMixed)
+    return runtime::mixed_token_plan(card, shape, bits.bits, desk.workers);
+  POLYKV_TRY(const runtime::Controller controller, runtime::open_controller(desk.model));
+  return runtime::mixed_token_plan(card, shape, bits.bits, desk.workers, runtime::kMixedGrain,
+                                   {.even_share = runtime::kLearnedEvenShare, .learned = &controller.all});
+}
+
+}  // namespace
 
 Result<runtime::CardBits> check_save_options(const Options& options) {
   if (options.save.empty()) {
@@ -41,11 +57,8 @@ Result<SavedCard> save_card(const Options& options, const runtime::CardBits& bit
   shape.num_tokens = static_cast<std::uint32_t>(tokens.ids.size());
   runtime::CardSpec spec = card_spec(desk, chain, std::move(tokens), bits, options);
   spec.fields.set(runtime::kTurnField, runtime::kAnswerTurn);
-  if (bits.kind == runtime::CardBits::Kind::kMixed) {
-    POLYKV_TRY(const auto fidelity, parse_fidelity(desk.chain.file(0).reader.fidelity()));
-    const auto heads = stored_sensitivities(fidelity, std::size_t{shape.num_layers} * shape.num_kv_heads);
-    const runtime::MixedCard card{&desk.model, &desk.chat, &desk.runner, &agent.tail(), heads};
-    POLYKV_TRY(spec.plan, runtime::mixed_token_plan(card, shape, bits.bits, desk.workers));
+  if (bits.by_token()) {
+    POLYKV_TRY(spec.plan, plan_by_token(desk, agent, bits, shape));
   } else {
     spec.plan = plain_plan(bits, desk, shape.num_tokens);
   }

@@ -58,6 +58,32 @@ status "$POLYKV" stats --measure one.pkv
 status "$POLYKV" bench one.pkv
 ls | cmp - before
 
+# Bits by the controller beside the model: where there is none, another model's, a broken one, and one that was made.
+cp "$model" tiny.gguf
+learned() {
+  "$POLYKV" ask base.pkv 'Who reads?' -n 20 -m tiny.gguf --save learned.pkv --bits learned:4 --force > learned.txt
+  echo "status $?"
+}
+learned
+"$MAKE_POOL" wide.pkv "$model" 'Nobody wrote in the book but the keeper, and the light went out when the spring came.'
+status "$POLYKV" calibrate --cards base.pkv -o tiny.controller.json
+status "$POLYKV" calibrate --cards base.pkv gone.pkv -o tiny.controller.json
+status "$POLYKV" calibrate --cards base.pkv wide.pkv -o nowhere/tiny.controller.json
+"$POLYKV" calibrate --cards base.pkv wide.pkv -o tiny.controller.json --json | sed 's/,"tokens.*//'
+status "$POLYKV" calibrate --cards base.pkv wide.pkv -o tiny.controller.json
+ls tiny.*
+learned
+"$POLYKV" inspect learned.pkv | grep 'card.bits'
+"$POLYKV" verify learned.pkv | sed 's/,.*//'
+sed -i 's/"weights_digest": "../"weights_digest": "__/' tiny.controller.json
+learned
+printf '{"schema": 1' > tiny.controller.json
+learned
+echo '{"schema": "polykv.card-labels/1", "inputs": "00", "pools": []}' > tiny.controller.json.part
+status "$POLYKV" calibrate --cards base.pkv wide.pkv -o tiny.controller.json --force -q
+ls tiny.*
+rm learned.* wide.pkv tiny.*
+
 # A card on its own prefix again, and on another.
 "$MAKE_POOL" other.pkv "$model" 'Somebody else kept the light for a year.'
 for pool in base other; do

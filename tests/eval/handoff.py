@@ -2,13 +2,15 @@
 
   handoff.py fairytaleqa --chains 10 --results fairytaleqa.jsonl
   handoff.py gsm8k --chains 10 --variants 4 auto:4 8 auto:8 --results gsm8k.jsonl
+  handoff.py controller --results controller.json
   handoff.py --show fairytaleqa.jsonl --plot handoff.svg
 
 A chain: a base pool and questions, each asked by an agent that reads the cards of those before it; agent h + 1 reads h
 cards, and is the row "h hops". The reference hands on float16 cards. Every variant is compared with it twice: reading
 the reference's own questions and answers (same token, KL divergence), and answering for itself (same answers, tokens
 until the first difference). FairytaleQA: a story, six of its questions. GSM8K: worked problems, then a problem, four
-times "check it", and the answer alone. Goes on where it was stopped: a chain whose variants are all there is not run.
+times "check it", and the answer alone. The controller is made on other texts, passages of a novel and of WikiText-2.
+Goes on where it was stopped: a chain whose variants are all there is not run.
 """
 
 import argparse
@@ -27,6 +29,8 @@ VARIANTS = ("16", "8", "auto:8", "base", "4", "auto:4", "heads:4", "tokens:4")
 QUESTIONS = 6
 WORDS = (800, 2200)  # of a story
 WORKED = 4  # problems in the base pool
+PASSAGES = (("books/frankenstein.txt", 5, "\n\n"), ("wikitext2/wiki.test.raw", 3, "\n"))  # how many, what begins one
+PASSAGE = 6000  # characters
 CHECKS = (
     "Check the solution step by step.",
     "Is every number right? Check again.",
@@ -70,6 +74,20 @@ def sums(path):
         }
 
 
+def make_controller(arguments):
+    """Pools of passages at even depths, and what polykv calibrate --cards makes of them."""
+    with tempfile.TemporaryDirectory(prefix="polykv-handoff-") as folder:
+        pools = []
+        for name, count, paragraph in PASSAGES:
+            text = data_file(None, name).read_text(encoding="utf-8")
+            for number in range(count):
+                begin = text.index(paragraph, int(len(text) * (number + 0.5) / count))
+                pools.append(pathlib.Path(folder, f"{pathlib.Path(name).stem}-{number}.pkv"))
+                passage = text[begin : begin + PASSAGE].strip()
+                run(arguments.polykv, "build", "-", "-o", pools[-1], "-q", stdin=passage)
+        progress(run(arguments.polykv, "calibrate", "--cards", *pools, "-o", arguments.results).stderr.strip())
+
+
 DATA = {"fairytaleqa": (fairytales, "fairytaleqa/test.jsonl", 48), "gsm8k": (sums, "gsm8k/test.jsonl", 96)}
 
 
@@ -106,7 +124,8 @@ def measure(arguments):
                 run(arguments.polykv, "build", "-", "-o", bases[chain["document"]], "-q", stdin=chain["document"])
             progress(f"{chain['id']}: {' '.join(missing)}")
             request = json.dumps({**chain, "base": str(bases[chain["document"]])})
-            out = run(arguments.handoff, *missing, "-n", max_tokens, stdin=request + "\n").stdout
+            by = ["--controller", arguments.controller] if arguments.controller else []
+            out = run(arguments.handoff, *missing, "-n", max_tokens, *by, stdin=request + "\n").stdout
             for row in map(json.loads, out.splitlines()):
                 row["score"] = score(chain, row["hops"], row["answer"])
                 results.write(json.dumps(row) + "\n")
@@ -221,10 +240,11 @@ def plot(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", choices=DATA)
+    parser.add_argument("data", nargs="?", choices=(*DATA, "controller"))
     parser.add_argument("--chains", type=int, default=10, metavar="N", help="how many; 10 take about 6 minutes")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="NAME", help="of handoff --help")
-    parser.add_argument("--results", type=pathlib.Path, metavar="FILE", help="lines of JSON, added to")
+    parser.add_argument("--controller", metavar="FILE", help="for variants ...@learned and ...@local (see controller)")
+    parser.add_argument("--results", type=pathlib.Path, metavar="FILE", help="lines of JSON, added to; the controller")
     parser.add_argument("--show", type=pathlib.Path, metavar="FILE", help="only tables of results")
     parser.add_argument("--plot", type=pathlib.Path, metavar="SVG", help="with --show: a picture too")
     add_programs(parser, "polykv", "handoff")
@@ -233,6 +253,9 @@ def main():
         fail("give data and --results, or --show FILE", 2)
     if arguments.model:
         ENVIRONMENT["POLYKV_MODEL"] = arguments.model
+    if arguments.data == "controller":
+        make_controller(arguments)
+        return
     if arguments.data:
         measure(arguments)
     rows = read_rows(arguments.show or arguments.results)

@@ -6,7 +6,8 @@
 namespace polykv::runtime {
 namespace {
 
-constexpr std::string_view kMixedPrefix = "auto:";
+constexpr std::pair<std::string_view, CardBits::Kind> kByToken[] = {{"auto:", CardBits::Kind::kMixed},
+                                                                    {"learned:", CardBits::Kind::kLearned}};
 
 std::optional<double> parse_number(std::string_view text) {
   double number = 0;
@@ -18,10 +19,13 @@ std::optional<double> parse_number(std::string_view text) {
 }  // namespace
 
 std::optional<CardBits> parse_card_bits(std::string_view text) {
-  const bool mixed = text.starts_with(kMixedPrefix);
-  const auto bits = parse_number(mixed ? text.substr(kMixedPrefix.size()) : text);
+  for (const auto& [prefix, kind] : kByToken) {
+    if (!text.starts_with(prefix)) continue;
+    const auto bits = parse_number(text.substr(prefix.size()));
+    return bits && *bits >= 2 && *bits <= 16 ? std::optional(CardBits{kind, *bits}) : std::nullopt;
+  }
+  const auto bits = parse_number(text);
   if (!bits) return std::nullopt;
-  if (mixed) return *bits >= 2 && *bits <= 16 ? std::optional(CardBits{CardBits::Kind::kMixed, *bits}) : std::nullopt;
   const bool known = *bits == 16 || (*bits >= 1 && *bits <= 8 && *bits == static_cast<int>(*bits));
   return known ? std::optional(CardBits{CardBits::Kind::kUniform, *bits}) : std::nullopt;
 }
@@ -30,7 +34,9 @@ std::string card_bits_name(const CardBits& bits) {
   if (bits.kind == CardBits::Kind::kAsBase) return "base";
   char number[32];
   std::snprintf(number, sizeof number, "%g", bits.bits);
-  return (bits.kind == CardBits::Kind::kMixed ? std::string(kMixedPrefix) : std::string()) + number;
+  for (const auto& [prefix, kind] : kByToken)
+    if (bits.kind == kind) return std::string(prefix) + number;
+  return number;
 }
 
 TokenPlan uniform_token_plan(const format::KvShape& shape, core::CodecPair codec) {

@@ -17,13 +17,15 @@ struct CardBits {
   enum class Kind : std::uint8_t {
     kAsBase,   // each head as it is in the base pool
     kUniform,  // the same everywhere
-    kMixed,    // by token
+    kMixed,    // by token, from what is measured of the card (mixed_card.h)
+    kLearned,  // by token, as the controller in the model's folder says (controller.h)
   };
   Kind kind = Kind::kAsBase;
-  double bits = 0;  // of a value; of kMixed on average, padding counted
+  double bits = 0;  // of a value; where they differ by token on average, padding counted
+  bool by_token() const { return kind == Kind::kMixed || kind == Kind::kLearned; }
 };
 
-inline constexpr const char* kCardBitsSyntax = "1 to 8, 16, or auto:B with B from 2 to 16";
+inline constexpr const char* kCardBitsSyntax = "1 to 8, 16, or auto:B or learned:B with B from 2 to 16";
 std::optional<CardBits> parse_card_bits(std::string_view text);
 std::string card_bits_name(const CardBits& bits);  // what parse_card_bits reads; "base" for kAsBase
 

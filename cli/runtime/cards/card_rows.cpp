@@ -99,6 +99,37 @@ TokenSensitivities CardRows::measure(const core::Tail& tail, std::uint32_t num_t
   return result;
 }
 
+TokenWeights CardRows::weights(const core::Tail& tail, std::size_t num_tokens, core::Workers& workers) const {
+  const std::size_t num_kv_heads = config_.num_kv_heads, group = config_.q_per_kv();
+  TokenWeights result(config_.num_layers * std::size_t{config_.num_q_heads}, std::vector<double>(num_tokens));
+  workers.run(config_.num_layers * num_kv_heads, [&](std::size_t head, std::size_t) {
+    const std::size_t layer = head / num_kv_heads, kv_head = head % num_kv_heads;
+    const HeadFloats kv(tail, static_cast<std::uint32_t>(layer), static_cast<std::uint32_t>(kv_head),
+                        static_cast<std::uint32_t>(num_tokens), config_.head_dim);
+    for (std::size_t q_head = kv_head * group; q_head < (kv_head + 1) * group; ++q_head)
+      mean_weights(layers_[layer], q_head, kv, result[layer * config_.num_q_heads + q_head]);
+  });
+  return result;
+}
+
+void CardRows::mean_weights(const Layer& layer, std::size_t q_head, const HeadFloats& kv,
+                            std::span<double> means) const {
+  const std::size_t dim = config_.head_dim, num_q_heads = config_.num_q_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  std::vector<std::size_t> num_rows(means.size());
+  for (std::size_t row = 0; row < layer.num_seen.size(); ++row) {
+    const float* query = &layer.query[(row * num_q_heads + q_head) * dim];
+    const float log_sum = layer.log_sums[row * num_q_heads + q_head];
+    const std::size_t num_others = std::min<std::size_t>(layer.num_seen[row] - 1, means.size());
+    for (std::size_t t = 0; t < num_others; ++t) {
+      means[t] += double{std::exp(dot(query, &kv.keys[t * dim], dim) * scale - log_sum)};
+      ++num_rows[t];
+    }
+  }
+  for (std::size_t t = 0; t < means.size(); ++t)
+    if (num_rows[t] > 0) means[t] /= static_cast<double>(num_rows[t]);
+}
+
 // The formula of sensitivity.h, left apart by token.
 void CardRows::measure_head(const Layer& layer, std::size_t kv_head, const HeadFloats& kv, float output_square,
                             std::span<Sensitivity> sums) const {

@@ -18,6 +18,9 @@ namespace polykv::runtime {
 // [layer * num_kv_heads + kv_head][token]: as Sensitivity, but of one token's keys and values instead of all.
 using TokenSensitivities = std::vector<std::vector<Sensitivity>>;
 
+// [layer * num_q_heads + q_head][token]: attention weights.
+using TokenWeights = std::vector<std::vector<double>>;
+
 // What steps showed of some rows, kept until the card's tokens are all there.
 class CardRows {
  public:
@@ -38,6 +41,9 @@ class CardRows {
   TokenSensitivities measure(const core::Tail& tail, std::uint32_t num_tokens, std::span<const float> output_squares,
                              core::Workers& workers) const;
 
+  // The weight on each token: the mean over the rows that see it, itself aside; 0 where none does.
+  TokenWeights weights(const core::Tail& tail, std::size_t num_tokens, core::Workers& workers) const;
+
   static constexpr std::size_t kMostRows = 64;
 
  private:
@@ -48,6 +54,7 @@ class CardRows {
     std::vector<std::uint32_t> num_seen;
   };
   struct HeadFloats;
+  void mean_weights(const Layer& layer, std::size_t q_head, const HeadFloats& kv, std::span<double> means) const;
   void measure_head(const Layer& layer, std::size_t kv_head, const HeadFloats& kv, float output_square,
                     std::span<Sensitivity> sums) const;
 

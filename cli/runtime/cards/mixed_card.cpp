@@ -54,19 +54,43 @@ void even_out(TokenSensitivities& sensitivities, std::span<const Sensitivity> ba
   }
 }
 
-}  // namespace
-
-format::Result<TokenPlan> mixed_token_plan(const MixedCard& card, const format::KvShape& shape, double bits,
-                                           core::Workers& workers, Grain grain, MixedWeights weights) {
+format::Result<TokenSensitivities> measured_scores(const MixedCard& card, std::uint32_t num_tokens,
+                                                   const MixedWeights& weights, core::Workers& workers) {
   CardRows next(card.model->config());
   POLYKV_CHECK_STATUS(
       next.look_ahead(*card.runner, *card.tail, make_next_question_tokens(card.model->tokenizer, *card.chat, "")));
   const std::vector<float> squares = output_squares(card.model->file, workers);
-  const auto measure = [&](const CardRows& rows) {
-    return rows.measure(*card.tail, shape.num_tokens, squares, workers);
-  };
-  TokenSensitivities scores = measure(next);
-  if (weights.own_share > 0.0) scores = weigh(measure(*weights.own), scores, weights.own_share);
+  const auto measure = [&](const CardRows& rows) { return rows.measure(*card.tail, num_tokens, squares, workers); };
+  if (weights.own_share <= 0.0) return measure(next);
+  return weigh(measure(*weights.own), measure(next), weights.own_share);
+}
+
+// The same tokens in all heads, each as much as the head counts on the base, or else here.
+format::Result<TokenSensitivities> learned_scores(const MixedCard& card, std::uint32_t num_tokens,
+                                                  const Perceptron& learned, core::Workers& workers) {
+  std::vector<Sensitivity> heads(card.base.begin(), card.base.end());
+  if (heads.empty()) {
+    POLYKV_TRY(const TokenSensitivities measured, measured_scores(card, num_tokens, {}, workers));
+    heads = means_of(measured);
+  }
+  POLYKV_TRY(const auto features, token_features(*card.model, *card.chat, *card.runner, card.turn, workers));
+  TokenSensitivities scores(heads.size());
+  for (std::size_t head = 0; head < heads.size(); ++head) {
+    for (const TokenFeatures& token : features) {
+      const double score = learned.score(token);
+      scores[head].push_back({score * heads[head].key, score * heads[head].value});
+    }
+  }
+  return scores;
+}
+
+}  // namespace
+
+format::Result<TokenPlan> mixed_token_plan(const MixedCard& card, const format::KvShape& shape, double bits,
+                                           core::Workers& workers, Grain grain, MixedWeights weights) {
+  POLYKV_TRY(TokenSensitivities scores, weights.learned != nullptr
+                                            ? learned_scores(card, shape.num_tokens, *weights.learned, workers)
+                                            : measured_scores(card, shape.num_tokens, weights, workers));
   even_out(scores, card.base, weights.even_share);
   return allocate_tokens(shape, scores, bits, grain);
 }

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "cli/runtime/cards/card_rows.h"
+#include "cli/runtime/cards/controller.h"
 #include "cli/runtime/cards/token_allocation.h"
 #include "cli/runtime/model_identity.h"
 #include "cli/runtime/step_runner.h"
@@ -21,6 +22,7 @@ struct MixedCard {
   core::Tail* tail;
   // Of the base pool's heads, as build measured them; empty where it did not.
   std::span<const Sensitivity> base = {};
+  TurnTokens turn = {};  // needed with MixedWeights::learned
 };
 
 // A token's score is what rounding it does to the rows of the next turn's opening, of which all but the question is
@@ -31,8 +33,11 @@ struct MixedCard {
 struct MixedWeights {
   double own_share = 0.0, even_share = 0.9;
   const CardRows* own = nullptr;  // needed with own_share
+  // Instead of what is measured of the tokens: what it says of them, in proportion in all heads.
+  const Perceptron* learned = nullptr;
 };
 inline constexpr Grain kMixedGrain = Grain::kBoth;
+inline constexpr double kLearnedEvenShare = 0.0;
 format::Result<TokenPlan> mixed_token_plan(const MixedCard& card, const format::KvShape& shape, double bits,
                                            core::Workers& workers, Grain grain = kMixedGrain,
                                            MixedWeights weights = {});

@@ -17,6 +17,7 @@ namespace {
 using core::CodecPair;
 
 constexpr CodecPair kExact{format::kCodecF16, format::kCodecF16};
+constexpr std::uint32_t kSomeTokens = 256;
 constexpr int kSteps = 40;  // of the search for a price: factors of 2, then the middle of what is left
 
 // Most bytes first.
@@ -203,6 +204,16 @@ TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities
     return uniform_token_plan(shape, {whole, whole});
   allocation.choose(best_price.value_or(high));
   return allocation.plan();
+}
+
+TokenPlan allocate_heads(const format::KvShape& shape, std::span<const Sensitivity> heads, double bits) {
+  format::KvShape some = shape;  // of which there are enough to know what one costs
+  some.num_tokens = std::min(shape.num_tokens, kSomeTokens);
+  TokenSensitivities sensitivities;
+  for (const Sensitivity& head : heads) sensitivities.emplace_back(some.num_tokens, head);
+  TokenPlan plan = allocate_tokens(some, sensitivities, bits, Grain::kHeads);
+  for (auto& head : plan) head.resize(shape.num_tokens, head.front());
+  return plan;
 }
 
 }  // namespace polykv::runtime

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "cli/runtime/cards/card_rows.h"
 #include "cli/runtime/codec_plan.h"
@@ -22,5 +23,10 @@ enum class Grain : std::uint8_t { kTokens, kPaper, kHeads, kBoth };
 // `shape` is the card's, `bits` 2 to 16.
 TokenPlan allocate_tokens(const format::KvShape& shape, const TokenSensitivities& sensitivities, double bits,
                           Grain grain);
+
+// The same for tokens that are not there yet, all of them alike: each head its bits, to within the padding of its last
+// tiles. `heads` is [num_layers *
+// num_kv_heads].
+TokenPlan allocate_heads(const format::KvShape& shape, std::span<const Sensitivity> heads, double bits);
 
 }  // namespace polykv::runtime

@@ -13,6 +13,7 @@
 
 #include "cli/runtime/model_locator.h"
 #include "core/kernels/kernels.h"
+#include "format/file.h"
 #include "tests/eval/handoff/hops.h"
 
 namespace {
@@ -32,7 +33,7 @@ constexpr const char* kUsage = R"(Reads chains, a line of JSON each, from standa
 
 struct Options {
   std::vector<std::string> variants;
-  std::string model;
+  std::string model, controller;
   std::uint32_t max_tokens = 48;
   std::size_t threads = core::default_num_threads();
 };
@@ -45,7 +46,7 @@ struct Reference {
 
 Result<Reference> run_reference(const Place& place, const LoadedPool& base, const std::vector<std::string>& questions) {
   Reference reference;
-  POLYKV_TRY(Hops hops, Hops::start(place, base, *eval::parse_variant("16")));
+  POLYKV_TRY(Hops hops, Hops::start(place, base, *eval::parse_variant("16", nullptr)));
   for (const std::string& question : questions) {
     POLYKV_TRY(Turn turn, hops.answer(question));
     POLYKV_TRY(std::vector<float> logits, hops.go_on(turn));
@@ -110,9 +111,14 @@ Status run_chain(const ordered_json& chain, const std::vector<Variant>& variants
 }
 
 Status run(const Options& options, const std::filesystem::path& folder) {
+  runtime::Controller controller;
+  if (!options.controller.empty()) {
+    POLYKV_TRY(const auto text, format::read_file(options.controller));
+    POLYKV_TRY(controller, runtime::parse_controller(text));
+  }
   std::vector<Variant> variants;
   for (const std::string& name : options.variants) {
-    const auto variant = eval::parse_variant(name);
+    const auto variant = eval::parse_variant(name, options.controller.empty() ? nullptr : &controller);
     if (!variant) return format::Error(format::ErrorCode::kUsage, "'" + name + "' is no variant");
     variants.push_back(*variant);
   }
@@ -136,6 +142,7 @@ int main(int argc, char** argv) {
   CLI::App app(kUsage);
   app.add_option("variants", options.variants, "16, 4, base, auto:4, tokens:4, heads:4, both:4@own, ...")->required();
   app.add_option("-m,--model", options.model, "the model; else POLYKV_MODEL, else the default one");
+  app.add_option("--controller", options.controller, "a file of polykv calibrate --cards, for ...@learned, ...@local");
   app.add_option("-n,--max-tokens", options.max_tokens, "of an answer")->check(CLI::Range(1, 4096));
   app.add_option("-t,--threads", options.threads)->check(CLI::Range(1, 1024));
   CLI11_PARSE(app, argc, argv);

@@ -33,6 +33,15 @@ std::vector<const core::KvPool*> Hops::views() const {
   return views;
 }
 
+std::vector<TokenId> Hops::tokens_before() const {
+  std::vector<TokenId> tokens = base_.reader.tokens().ids;
+  for (const auto& card : cards_) {
+    const std::vector<TokenId>& of_card = card->reader.tokens().ids;
+    tokens.insert(tokens.end(), of_card.begin(), of_card.end());
+  }
+  return tokens;
+}
+
 Result<Turn> Hops::answer(const std::string& question) {
   Turn turn;
   const runtime::Tokenizer& tokenizer = place_.model.tokenizer;
@@ -84,9 +93,9 @@ Status Hops::save(const Turn& turn, runtime::StepRunner& runner, core::Tail& tai
   spec.parent = &last();
   spec.chain = chain;
   spec.tokens = runtime::tokens_with_text(place_.model.tokenizer, tokens);
-  const auto num_tokens = static_cast<std::uint32_t>(tokens.size());
-  POLYKV_TRY(spec.plan,
-             plan_of(variant_, place_.model, chat_, base_.reader, {&runner, &tail, &rows, num_tokens}, place_.workers));
+  const std::vector<TokenId> before = tokens_before();
+  const Finished finished{&runner, &tail, &rows, {before, tokens, turn.question.size()}};
+  POLYKV_TRY(spec.plan, plan_of(variant_, place_.model, chat_, base_.reader, finished, place_.workers));
   const std::filesystem::path path = place_.folder / "card.pkv";
   POLYKV_TRY(runtime::CardWriter writer,
              runtime::CardWriter::create(path, std::move(spec), {.force = true}, place_.workers));

@@ -67,6 +67,7 @@ class Hops {
         open_text_(std::move(open_text)) {}
 
   std::vector<const core::KvPool*> views() const;
+  std::vector<runtime::TokenId> tokens_before() const;
   const format::PoolReader& last() const { return cards_.empty() ? base_.reader : cards_.back()->reader; }
   format::Status save(const Turn& turn, runtime::StepRunner& runner, core::Tail& tail, const runtime::CardRows& rows);
 

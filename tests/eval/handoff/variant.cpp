@@ -11,7 +11,7 @@ namespace polykv::eval {
 using runtime::CardBits;
 using runtime::Grain;
 
-std::optional<Variant> parse_variant(std::string_view name) {
+std::optional<Variant> parse_variant(std::string_view name, const runtime::Controller* controller) {
   Variant variant;
   variant.name = name;
   if (name == "base") return variant;
@@ -21,6 +21,12 @@ std::optional<Variant> parse_variant(std::string_view name) {
     double& share = weight.starts_with("own=") ? variant.weights.own_share : variant.weights.even_share;
     if (weight.starts_with("alone")) {
       variant.knows_base = false;
+      continue;
+    }
+    if (weight.starts_with("learned") || weight.starts_with("local")) {
+      if (controller == nullptr) return std::nullopt;
+      variant.weights.learned = weight.starts_with("local") ? &controller->local : &controller->all;
+      variant.weights.even_share = runtime::kLearnedEvenShare;
       continue;
     }
     if (!weight.starts_with("own=") && !weight.starts_with("even=")) return std::nullopt;
@@ -46,7 +52,7 @@ format::Result<runtime::TokenPlan> plan_of(const Variant& variant, const runtime
                                            const runtime::ChatTemplate& chat, const format::PoolReader& base,
                                            const Finished& agent, core::Workers& workers) {
   format::KvShape shape = base.shape();
-  shape.num_tokens = agent.num_tokens;
+  shape.num_tokens = static_cast<std::uint32_t>(agent.turn.tokens.size());
   if (variant.bits.kind == CardBits::Kind::kAsBase) return runtime::token_plan_as_base(base, shape.num_tokens);
   if (variant.bits.kind == CardBits::Kind::kUniform) {
     const auto codec = static_cast<format::CodecId>(variant.bits.bits);
@@ -56,7 +62,7 @@ format::Result<runtime::TokenPlan> plan_of(const Variant& variant, const runtime
   const auto heads = variant.knows_base
                          ? cli::stored_sensitivities(fidelity, std::size_t{shape.num_layers} * shape.num_kv_heads)
                          : std::vector<runtime::Sensitivity>();
-  const runtime::MixedCard card{&model, &chat, agent.runner, agent.tail, heads};
+  const runtime::MixedCard card{&model, &chat, agent.runner, agent.tail, heads, agent.turn};
   runtime::MixedWeights weights = variant.weights;
   weights.own = agent.rows;
   return runtime::mixed_token_plan(card, shape, variant.bits.bits, workers, variant.grain, weights);
