@@ -196,8 +196,12 @@ class Turns {
 
 Result<std::vector<std::vector<LabelledToken>>> label_turns(const LabelRequest& request, core::Workers& workers) {
   std::size_t longest = 0;
-  for (const auto* questions : {&request.questions, &request.next_questions})
-    for (const auto& question : *questions) longest = std::max(longest, question.size());
+  for (const auto* questions : {&request.questions, &request.next_questions}) {
+    for (const auto& question : *questions) {
+      if (question.empty()) return Error(ErrorCode::kUnusableText, "a question has no token in the model's vocabulary");
+      longest = std::max(longest, question.size());
+    }
+  }
   const std::size_t most = request.chain.back()->end_position() + 2 * (longest + kLabelAnswerTokens);
   if (most > request.model->config().context_length)
     return Error(ErrorCode::kUnusableText, "leaves no room for two questions and answers in the model's context");

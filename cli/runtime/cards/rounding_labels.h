@@ -31,7 +31,7 @@ struct LabelRequest {
 
 // A card for each question; tokens whose rounding changes nothing at all are left out. The label is the mean KL
 // divergence over the next answer's tokens, as they are without rounding.
-// kUnusableText: no room for two turns after the chain.
+// kUnusableText: a question without a token, or no room for two turns after the chain.
 format::Result<std::vector<std::vector<LabelledToken>>> label_turns(const LabelRequest& request,
                                                                     core::Workers& workers);
 

@@ -316,6 +316,8 @@ TEST_CASE("a label is what a card with that token alone in 2 bits does to the ne
 
   request.on_progress = [](double) { return false; };
   CHECK(label_turns(request, stage.workers).error().code == ErrorCode::kInterrupted);
+  request.questions = {{}};
+  CHECK(label_turns(request, stage.workers).error().code == ErrorCode::kUnusableText);
   request.questions = {stage.tokens(stage.model.config().context_length, 3)};
   CHECK(label_turns(request, stage.workers).error().code == ErrorCode::kUnusableText);
 }
