@@ -6,6 +6,7 @@ import stat
 
 import numpy as np
 
+from .dynamic_cache import to_dynamic_cache
 from .errors import PoolError, refuse_if
 from .page_codecs import dequantize_run
 from .pool_container import FIDELITY, IDENTITY, LAYOUT, MEANS, PAGES, SINKS, SOURCE, TOKENS, Container
@@ -235,6 +236,4 @@ class Pool:
     def to_dynamic_cache(self, dtype=None):
         """A transformers.DynamicCache of all positions of the chain, in order, as a batch of one; in torch.float32 if
         no dtype is given."""
-        from .dynamic_cache import to_dynamic_cache
-
         return to_dynamic_cache(self, dtype)
