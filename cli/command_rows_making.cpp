@@ -419,7 +419,7 @@ CommandSpec calibrate_command() {
       .operand_kind = ValueKind::kPath,
       .operand_choices = {},
       .common_options = true,
-      .summary = "measure what a model can spare: positions of a layer, or bits of a card's tokens",
+      .summary = "measure what can be spared: positions, or bits of a card",
       .examples = {{"polykv calibrate a.txt b.txt -o plan.json", "a plan for the default model"},
                    {"polykv build doc.txt -o doc.pkv --retain plan.json", "build with it"},
                    {"polykv build doc.txt -o doc.pkv --retain plan.json --keep 25%", "the same, another budget"},
