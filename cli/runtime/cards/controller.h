@@ -3,7 +3,7 @@
 // units on six features, a bias each, and a weight each to the sum. `polykv calibrate --cards` makes it, `ask --save
 // --bits learned:B` uses it.
 //
-// The file is JSON, schema polykv.card-controller/1, beside the model.
+// spec/card-bits.md, section 3. The file is JSON, schema polykv.card-controller/1, beside the model.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What each token of a finished agent's card is worth, and its bits.
+// What each token of a finished agent's card is worth, and its bits. spec/card-bits.md.
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// Bits for each token of a card: the least expected loss at a size.
+// Bits for each token of a card: the least expected loss at a size. spec/card-bits.md, section 1.
 //
 // Loss is told by token (card_rows.h): minimise sum eps(t, b(t)) S(t) within a number of bytes (arXiv 2605.03884,
 // section on the objective), here with what a codec loses for eps and a token's sensitivity for S, keys and values
