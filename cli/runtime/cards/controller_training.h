@@ -25,8 +25,8 @@ struct LabelledPool {
 inline constexpr std::size_t kFewestLabelledPools = 2;  // one is held out
 
 // Fits both perceptrons to all tokens, and says how well they would tell each pool fitted to the others: the least mean
-// square of ln S, by Adam, from a fixed start; the same bits for the same labels wherever doubles are IEEE's. Model
-// name and digest are left to the caller. At least kFewestLabelledPools pools, none of them empty.
+// square of ln S, by Adam, from a fixed start, so that the same labels make the same controller. Model name and digest
+// are left to the caller. At least kFewestLabelledPools pools, none of them empty.
 Controller train_controller(std::span<const LabelledPool> pools);
 
 }  // namespace polykv::runtime
